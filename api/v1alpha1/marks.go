@@ -1,0 +1,35 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+const (
+	// InjectedLabel is "true" on every pod template with rendered content, hence on its ReplicaSets and pods. The operator
+	// watches only ReplicaSets and pods that have it.
+	InjectedLabel = "sidecarset.io/injected"
+
+	// RevisionsAnnotation on a pod template, and hence on its pods, holds a JSON object from set keys to the names of the
+	// rendered revisions. In-place updates patch it on pods.
+	RevisionsAnnotation = "sidecarset.io/revisions"
+
+	// ContainersAnnotation on a pod template, and hence on its pods, holds the sorted, comma-separated names of the rendered
+	// containers and native sidecars.
+	ContainersAnnotation = "sidecarset.io/containers"
+
+	// TargetRevisionsAnnotation on a Deployment is its order slip: a JSON object from set keys to the revisions that the
+	// sets' controller assigned to it.
+	TargetRevisionsAnnotation = "sidecarset.io/target-revisions"
+
+	// ExcludeAnnotation on a Deployment is set by its owner: "true" keeps every set away from it, a comma-separated list
+	// keeps the sets of these names away.
+	ExcludeAnnotation = "sidecarset.io/exclude"
+
+	// ReleaseFinalizer keeps a set until its content is out of every workload, or handed over to its owner.
+	ReleaseFinalizer = "sidecarset.io/release"
+
+	// FieldManager is the name under which the operator makes every write.
+	FieldManager = "sidecarset"
+
+	// ClusterSetKeyPrefix precedes the name of a ClusterSidecarSet where sets are keys; a SidecarSet's key is its name.
+	ClusterSetKeyPrefix = "cluster/"
+)
