@@ -1,0 +1,69 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package localcluster
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+)
+
+//go:embed assets/audit-policy.yaml
+var auditPolicy []byte
+
+// Write is a write request that the API server has answered, dry runs and refused ones included.
+type Write struct {
+	Verb        string    `json:"verb"`
+	Object      ObjectRef `json:"objectRef"`
+	User        User      `json:"user"`
+	UserAgent   string    `json:"userAgent"`
+	RequestURI  string    `json:"requestURI"` // has dryRun and fieldManager
+	Response    Response  `json:"responseStatus"`
+	ReceivedAt  time.Time `json:"requestReceivedTimestamp"`
+	CompletedAt time.Time `json:"stageTimestamp"`
+}
+
+// ObjectRef names what a Write was about.
+type ObjectRef struct {
+	APIGroup    string `json:"apiGroup"`
+	Resource    string `json:"resource"`
+	Subresource string `json:"subresource"`
+	Namespace   string `json:"namespace"`
+	Name        string `json:"name"`
+}
+
+// User is who wrote.
+type User struct {
+	Name string `json:"username"`
+}
+
+// Response is how a Write was answered.
+type Response struct {
+	Code int `json:"code"`
+}
+
+// Writes returns, oldest first, all write requests since the cluster's start. It needs Options.Audit.
+func (c *Cluster) Writes() ([]Write, error) {
+	log, err := os.ReadFile(c.auditLog())
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit log: %w", err)
+	}
+	var writes []Write
+	// The last line may be half written; it is complete at the next call.
+	for line := range bytes.Lines(log[:bytes.LastIndexByte(log, '\n')+1]) {
+		var write Write
+		if err := json.Unmarshal(line, &write); err != nil {
+			return nil, fmt.Errorf("reading the audit log: %w", err)
+		}
+		writes = append(writes, write)
+	}
+	return writes, nil
+}
+
+func (c *Cluster) auditLog() string {
+	return c.lifeline.path("audit.log")
+}

@@ -1,0 +1,48 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package localcluster
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// findBinDir returns bin/k8s of the module around the working directory: tests run in the directory of their package.
+func findBinDir() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return filepath.Join(dir, "bin", "k8s"), nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("no go.mod above the working directory: name the directory of the Kubernetes binaries")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+func kubernetesBinary(binDir, name string) (string, error) {
+	path, err := filepath.Abs(filepath.Join(binDir, name))
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s not found: run `make kubernetes` first", filepath.Join(binDir, name))
+	}
+	return path, nil
+}
+
+func (c *Cluster) wrapKubernetes(binDir, name string) (string, error) {
+	path, err := kubernetesBinary(binDir, name)
+	if err != nil {
+		return "", err
+	}
+	return c.lifeline.wrap(name, path)
+}
