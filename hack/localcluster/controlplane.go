@@ -19,9 +19,10 @@ const quotaBackendBytes = "4294967296" // etcd's default of 2 GiB is small for a
 // startControlPlane starts etcd and the API server and installs the CRDs.
 func (c *Cluster) startControlPlane(ctx context.Context, options Options) error {
 	c.env = &envtest.Environment{
-		UseExistingCluster:    new(false), // whatever the environment variable of that name says
-		CRDDirectoryPaths:     options.CRDPaths,
-		ErrorIfCRDPathMissing: true,
+		UseExistingCluster:       new(false), // whatever the environment variable of that name says
+		CRDDirectoryPaths:        options.CRDPaths,
+		ErrorIfCRDPathMissing:    true,
+		ControlPlaneStartTimeout: startTimeout,
 	}
 	etcdLog, serverLog, err := c.createLogs()
 	if err != nil {
