@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
 	"slices"
 	"time"
 
@@ -124,7 +123,7 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 // waitForServiceAccount returns when pods can be made in the default namespace, which proves the controller manager.
 func (c *Cluster) waitForServiceAccount(ctx context.Context) error {
 	key := client.ObjectKey{Namespace: metav1.NamespaceDefault, Name: "default"}
-	return c.waitFor(ctx, "the default ServiceAccount", func(ctx context.Context) (bool, error) {
+	return waitFor(ctx, "the default ServiceAccount", func(ctx context.Context) (bool, error) {
 		err := c.client.Get(ctx, key, &corev1.ServiceAccount{})
 		return err == nil, client.IgnoreNotFound(err)
 	})
@@ -132,7 +131,7 @@ func (c *Cluster) waitForServiceAccount(ctx context.Context) error {
 
 // waitForNodes returns when pods can be scheduled, which takes kwok (Ready) and the controller manager (no taint).
 func (c *Cluster) waitForNodes(ctx context.Context) error {
-	return c.waitFor(ctx, "the nodes", func(ctx context.Context) (bool, error) {
+	return waitFor(ctx, "the nodes", func(ctx context.Context) (bool, error) {
 		var nodes corev1.NodeList
 		if err := c.client.List(ctx, &nodes); err != nil {
 			return false, err
@@ -148,7 +147,7 @@ func isReady(node corev1.Node) bool {
 	})
 }
 
-func (c *Cluster) waitFor(ctx context.Context, what string, condition wait.ConditionWithContextFunc) error {
+func waitFor(ctx context.Context, what string, condition wait.ConditionWithContextFunc) error {
 	if err := wait.PollUntilContextTimeout(ctx, pollInterval, startTimeout, true, condition); err != nil {
 		return fmt.Errorf("waiting for %s: %w", what, err)
 	}

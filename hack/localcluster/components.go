@@ -47,7 +47,7 @@ func (c *Cluster) controllerManager() component {
 	}
 }
 
-func (c *Cluster) scheduler() component {
+func scheduler() component {
 	return component{
 		name: "kube-scheduler",
 		args: func(kubeconfig, port string) []string {
@@ -80,7 +80,7 @@ func (c *Cluster) startComponents(ctx context.Context, binDir string) error {
 		return err
 	}
 	var processes []*Process
-	for _, component := range []component{c.controllerManager(), c.scheduler(), c.kwok()} {
+	for _, component := range []component{c.controllerManager(), scheduler(), c.kwok()} {
 		process, err := c.launchComponent(binDir, component)
 		if err != nil {
 			return err
