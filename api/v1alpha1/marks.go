@@ -24,6 +24,10 @@ const (
 	// keeps the sets of these names away.
 	ExcludeAnnotation = "sidecarset.io/exclude"
 
+	// SetLabel on a ControllerRevision holds the name of the set whose history it belongs to. The operator watches only revisions
+	// that have it.
+	SetLabel = "sidecarset.io/set"
+
 	// ReleaseFinalizer keeps a set until its content is out of every workload, or handed over to its owner.
 	ReleaseFinalizer = "sidecarset.io/release"
 

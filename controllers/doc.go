@@ -1,0 +1,22 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controllers brings Deployments to what SidecarSets declare. Read this first.
+//
+//	SidecarSet ──► sidecarset_controller ──► order slip on the ──► deployment_controller ──► template ──► pods
+//	    ▲          which workload goes       Deployment            what the template holds,     │
+//	    │          to which revision                               all of its sets at once      │
+//	    └─ status ◄──────────────────── summaries ◄─────────────────────────────────────────────┘
+//
+// The data goes one way. The controller of sets writes revisions, order slips (the annotation target-revisions) and the sets' status; it
+// never touches a template. The controller of Deployments reads the slip and is the only writer of templates; since one reconcile runs per
+// Deployment, nothing writes the same template at the same time.
+//
+// Each reconcile observes (observe.go, all reads, from the cache), decides (the pure packages injection and rollout), acts (apply.go, all
+// writes) and reports. What a reconcile of a Deployment saw is a summary for each of its sets (summaries.go); a set's status is the sum
+// of its summaries, so that no event costs more than the pods of one workload or the workloads of one set. Summaries are the only thing
+// in memory, and are made anew from the cluster after a start.
+//
+// Every write is guarded by the version of the object that the decision was made from. A refusal for that reason (409) means that the
+// cache is behind: the reconcile ends quietly and comes again.
+package controllers

@@ -1,0 +1,40 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+)
+
+// announce records an event for each condition of a set that went over to another status or reason.
+func announce(recorder events.EventRecorder, set *v1alpha1.SidecarSet, before, after []metav1.Condition) {
+	for i := range after {
+		condition := &after[i]
+		old := meta.FindStatusCondition(before, condition.Type)
+		if !isTransition(old, condition) {
+			continue
+		}
+		eventType := corev1.EventTypeNormal
+		if condition.Type == v1alpha1.ConditionDegraded && condition.Status == metav1.ConditionTrue {
+			eventType = corev1.EventTypeWarning
+		}
+		recorder.Eventf(set, nil, eventType, condition.Reason, "Reconcile", "%s", condition.Message)
+	}
+}
+
+// isTransition leaves out the first appearance of a condition that tells nothing, and Ready being False, which another condition announces.
+func isTransition(old, condition *metav1.Condition) bool {
+	if condition.Type == v1alpha1.ConditionReady && condition.Status == metav1.ConditionFalse {
+		return false
+	}
+	if old == nil {
+		return condition.Reason != v1alpha1.ReasonAsExpected && condition.Reason != v1alpha1.ReasonComplete
+	}
+	return old.Status != condition.Status || old.Reason != condition.Reason
+}

@@ -1,0 +1,65 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+)
+
+const (
+	// setIndex finds the Deployments that a set was assigned to, or whose template still holds something of it.
+	setIndex = "sidecarset.io/set"
+	// ownerIndex finds the ReplicaSets, pods and revisions of an owner by its uid.
+	ownerIndex = "metadata.ownerReferences.controller.uid"
+)
+
+func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	if err := indexer.IndexField(ctx, &appsv1.Deployment{}, setIndex, func(object client.Object) []string {
+		return setsOf(object.(*appsv1.Deployment))
+	}); err != nil {
+		return fmt.Errorf("indexing Deployments by set: %w", err)
+	}
+	for _, object := range []client.Object{&appsv1.ReplicaSet{}, &corev1.Pod{}, &appsv1.ControllerRevision{}} {
+		if err := indexer.IndexField(ctx, object, ownerIndex, ownerUID); err != nil {
+			return fmt.Errorf("indexing %T by owner: %w", object, err)
+		}
+	}
+	return nil
+}
+
+// setsOf returns the keys of the sets on a Deployment's slip and of those that its template carries.
+func setsOf(deployment *appsv1.Deployment) []string {
+	keys := slipOf(deployment)
+	if carriesOurs(deployment) {
+		maps.Copy(keys, injection.Revisions(deployment.Spec.Template.Annotations[v1alpha1.RevisionsAnnotation]))
+	}
+	return slices.Collect(maps.Keys(keys))
+}
+
+func slipOf(deployment *appsv1.Deployment) map[string]string {
+	return injection.Revisions(deployment.Annotations[v1alpha1.TargetRevisionsAnnotation])
+}
+
+// carriesOurs is true while our field manager owns something that it applied. A retained template has our marks and not this.
+func carriesOurs(deployment *appsv1.Deployment) bool {
+	return slices.ContainsFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool { return injection.IsOurs(&entry) })
+}
+
+func ownerUID(object client.Object) []string {
+	if owner := metav1.GetControllerOf(object); owner != nil {
+		return []string{string(owner.UID)}
+	}
+	return nil
+}

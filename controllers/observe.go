@@ -1,0 +1,324 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// observer makes all reads. They come from the cache, except for releasable.
+type observer struct {
+	cache client.Reader
+	// live reads from the API server: managed fields of other managers are not in the cache.
+	live              client.Reader
+	summaries         *summaries
+	operatorNamespace string
+}
+
+// setObservation is what a reconcile of a set decides from.
+type setObservation struct {
+	set         *v1alpha1.SidecarSet
+	history     []rollout.Revision
+	workloads   []rollout.Workload
+	deployments map[types.NamespacedName]*appsv1.Deployment
+	// inUse are the names of revisions that a slip or a template refers to.
+	inUse map[string]bool
+}
+
+func (o *observer) set(ctx context.Context, set *v1alpha1.SidecarSet) (*setObservation, error) {
+	observed := &setObservation{
+		set:         set,
+		deployments: map[types.NamespacedName]*appsv1.Deployment{},
+		inUse:       map[string]bool{set.Status.CurrentRevision: true, set.Status.UpdateRevision: true},
+	}
+	var revisions appsv1.ControllerRevisionList
+	if err := o.cache.List(ctx, &revisions, client.InNamespace(set.Namespace), client.MatchingFields{ownerIndex: string(set.UID)}); err != nil {
+		return nil, fmt.Errorf("listing revisions: %w", err)
+	}
+	for i := range revisions.Items {
+		revision := &revisions.Items[i]
+		observed.history = append(observed.history, rollout.Revision{Name: revision.Name, Number: revision.Revision, Content: revision.Data.Raw})
+	}
+	var deployments appsv1.DeploymentList
+	if err := o.cache.List(ctx, &deployments, client.InNamespace(set.Namespace)); err != nil {
+		return nil, fmt.Errorf("listing Deployments: %w", err)
+	}
+	for i := range deployments.Items {
+		o.addDeployment(observed, &deployments.Items[i])
+	}
+	return observed, nil
+}
+
+func (o *observer) addDeployment(observed *setObservation, deployment *appsv1.Deployment) {
+	key := observed.set.Name
+	workload := rollout.Workload{
+		Namespace:  deployment.Namespace,
+		Name:       deployment.Name,
+		Selected:   deployment.DeletionTimestamp.IsZero() && o.selects(observed.set, deployment),
+		Slip:       slipOf(deployment)[key],
+		Carried:    slices.Contains(setsOf(deployment), key) && carriesOurs(deployment),
+		Deployment: rolloutOf(deployment),
+		Summary:    o.summaries.get(client.ObjectKeyFromObject(deployment), key),
+	}
+	if !workload.Selected && workload.Slip == "" && !workload.Carried {
+		return
+	}
+	observed.workloads = append(observed.workloads, workload)
+	observed.deployments[client.ObjectKeyFromObject(deployment)] = deployment
+	observed.inUse[workload.Slip] = true
+	observed.inUse[marksOf(&deployment.Spec.Template)[key]] = true
+}
+
+// selects is true of a Deployment that a set's selector matches, unless its owner excluded it or its namespace is out of bounds.
+func (o *observer) selects(set *v1alpha1.SidecarSet, deployment *appsv1.Deployment) bool {
+	if deployment.Namespace == metav1.NamespaceSystem || deployment.Namespace == o.operatorNamespace {
+		return false
+	}
+	selector, err := metav1.LabelSelectorAsSelector(&set.Spec.Selector)
+	if err != nil {
+		return false // an invalid selector is reported as such, and selects nothing.
+	}
+	return selector.Matches(labels.Set(deployment.Labels)) && !isExcluded(deployment, set.Name)
+}
+
+func isExcluded(deployment *appsv1.Deployment, setName string) bool {
+	exclude := strings.TrimSpace(deployment.Annotations[v1alpha1.ExcludeAnnotation])
+	if exclude == "true" {
+		return true
+	}
+	return slices.ContainsFunc(strings.Split(exclude, ","), func(name string) bool { return strings.TrimSpace(name) == setName })
+}
+
+func marksOf(template *corev1.PodTemplateSpec) map[string]string {
+	return injection.Revisions(template.Annotations[v1alpha1.RevisionsAnnotation])
+}
+
+func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
+	status := &deployment.Status
+	result := rollout.Deployment{
+		Observed:      status.ObservedGeneration >= deployment.Generation,
+		Paused:        deployment.Spec.Paused,
+		Replicas:      status.Replicas,
+		ReadyReplicas: status.ReadyReplicas,
+	}
+	for i := range status.Conditions {
+		condition := &status.Conditions[i]
+		if condition.Type != appsv1.DeploymentProgressing {
+			continue
+		}
+		// The Deployment controller keeps this reason from the end of a rollout until the template changes (deployment/progress.go).
+		result.Complete = result.Observed && condition.Reason == "NewReplicaSetAvailable" && status.UpdatedReplicas == status.Replicas
+		result.Stuck = result.Observed && condition.Reason == "ProgressDeadlineExceeded"
+	}
+	return result
+}
+
+// workloadObservation is what a reconcile of a Deployment decides from.
+type workloadObservation struct {
+	deployment *appsv1.Deployment
+	workload   injection.Workload
+	slip       map[string]string
+	assigned   []assignedSet
+	pods       []rollout.Pod
+	// gone are the keys on the slip whose set does not exist any more.
+	gone []string
+}
+
+// assignedSet is a set on a workload's slip.
+type assignedSet struct {
+	injection.Set
+	minReadySeconds int32
+	// handOver is true when the set is being deleted and its content is to stay.
+	handOver bool
+}
+
+// deployment observes a Deployment for its controller. It returns nil when there is none, or none that concerns us.
+func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*workloadObservation, error) {
+	deployment := &appsv1.Deployment{}
+	if err := o.cache.Get(ctx, name, deployment); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("getting the Deployment: %w", err)
+	}
+	slip := slipOf(deployment)
+	if !deployment.DeletionTimestamp.IsZero() || (len(slip) == 0 && !carriesOurs(deployment)) {
+		return nil, nil
+	}
+	owned, err := injection.OwnershipOf(deployment.ManagedFields)
+	if err != nil {
+		return nil, err
+	}
+	observed := &workloadObservation{deployment: deployment, slip: slip}
+	observed.workload = injection.Workload{
+		Name:     "Deployment " + name.String(),
+		Template: &deployment.Spec.Template,
+		Owned:    owned,
+		Rendered: map[string]*injection.Content{},
+	}
+	for key, revision := range marksOf(&deployment.Spec.Template) {
+		content, err := o.content(ctx, name.Namespace, revision)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return nil, err
+		}
+		if content != nil {
+			observed.workload.Rendered[key] = content
+		}
+	}
+	for key, revision := range slip {
+		if err := o.addAssigned(ctx, observed, key, revision); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(observed.assigned, func(a, b assignedSet) int { return strings.Compare(a.Key, b.Key) })
+	observed.pods, err = o.pods(ctx, deployment)
+	return observed, err
+}
+
+func (o *observer) addAssigned(ctx context.Context, observed *workloadObservation, key, revision string) error {
+	namespace := observed.deployment.Namespace
+	set := &v1alpha1.SidecarSet{}
+	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: key}, set); err != nil {
+		if apierrors.IsNotFound(err) {
+			observed.gone = append(observed.gone, key)
+			return nil
+		}
+		return fmt.Errorf("getting set %q: %w", key, err)
+	}
+	content, err := o.content(ctx, namespace, revision)
+	if apierrors.IsNotFound(err) {
+		// The slip has come into the cache before the revision that was created ahead of it.
+		return errors.Join(err, errLookAgain)
+	}
+	if err != nil {
+		return err
+	}
+	deleting := !set.DeletionTimestamp.IsZero()
+	observed.assigned = append(observed.assigned, assignedSet{
+		Set: injection.Set{
+			Key:       key,
+			CreatedAt: set.CreationTimestamp.Time,
+			Revision:  revision,
+			Content:   content,
+			Held:      set.Spec.UpdateStrategy.Paused && !deleting,
+		},
+		minReadySeconds: set.Spec.UpdateStrategy.MinReadySeconds,
+		handOver:        deleting && set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
+	})
+	return nil
+}
+
+func (o *observer) content(ctx context.Context, namespace, name string) (*injection.Content, error) {
+	revision := &appsv1.ControllerRevision{}
+	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, revision); err != nil {
+		return nil, fmt.Errorf("getting revision %q: %w", name, err)
+	}
+	return injection.ParseContent(revision.Data.Raw)
+}
+
+// pods returns the pods of a Deployment that carry sidecars, run, and are not terminating.
+func (o *observer) pods(ctx context.Context, deployment *appsv1.Deployment) ([]rollout.Pod, error) {
+	var replicaSets appsv1.ReplicaSetList
+	if err := o.cache.List(ctx, &replicaSets, client.InNamespace(deployment.Namespace), client.MatchingFields{ownerIndex: string(deployment.UID)}); err != nil {
+		return nil, fmt.Errorf("listing ReplicaSets: %w", err)
+	}
+	var result []rollout.Pod
+	for i := range replicaSets.Items {
+		var pods corev1.PodList
+		if err := o.cache.List(ctx, &pods, client.InNamespace(deployment.Namespace), client.MatchingFields{ownerIndex: string(replicaSets.Items[i].UID)}); err != nil {
+			return nil, fmt.Errorf("listing pods: %w", err)
+		}
+		for j := range pods.Items {
+			if pod := &pods.Items[j]; isActive(pod) {
+				result = append(result, rollout.PodOf(pod, injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation])))
+			}
+		}
+	}
+	return result, nil
+}
+
+// isActive is true of the pods that a ReplicaSet counts (pkg/controller/controller_utils.go, IsPodActive).
+func isActive(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp.IsZero() && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+}
+
+// withManagedFields reads a Deployment with the fields of all managers, at the version that was observed.
+func (o *observer) withManagedFields(ctx context.Context, observed *appsv1.Deployment) (*appsv1.Deployment, error) {
+	deployment := &appsv1.Deployment{}
+	if err := o.live.Get(ctx, client.ObjectKeyFromObject(observed), deployment); err != nil {
+		return nil, fmt.Errorf("getting the Deployment's managed fields: %w", err)
+	}
+	if deployment.ResourceVersion != observed.ResourceVersion {
+		return nil, apierrors.NewConflict(appsv1.Resource("deployments"), observed.Name, fmt.Errorf("it changed since it was observed"))
+	}
+	return deployment, nil
+}
+
+// setsForDeployment names the sets that select a Deployment, that are on its slip, or that are in its template.
+func (o *observer) setsForDeployment(ctx context.Context, deployment *appsv1.Deployment) []types.NamespacedName {
+	keys := setsOf(deployment)
+	var sets v1alpha1.SidecarSetList
+	if err := o.cache.List(ctx, &sets, client.InNamespace(deployment.Namespace)); err != nil {
+		log.FromContext(ctx).Error(err, "Listing the sets of a Deployment", "Deployment", klog.KObj(deployment))
+	}
+	for i := range sets.Items {
+		if o.selects(&sets.Items[i], deployment) {
+			keys = append(keys, sets.Items[i].Name)
+		}
+	}
+	names := make([]types.NamespacedName, 0, len(keys))
+	for _, key := range keys {
+		names = append(names, types.NamespacedName{Namespace: deployment.Namespace, Name: key})
+	}
+	return names
+}
+
+// deploymentsForSet maps a set to the Deployments that it was assigned to, or that carry it.
+func (o *observer) deploymentsForSet(ctx context.Context, set client.Object) []reconcile.Request {
+	var deployments appsv1.DeploymentList
+	if err := o.cache.List(ctx, &deployments, client.InNamespace(set.GetNamespace()), client.MatchingFields{setIndex: set.GetName()}); err != nil {
+		log.FromContext(ctx).Error(err, "Listing the Deployments of a set", "SidecarSet", klog.KObj(set))
+	}
+	requests := make([]reconcile.Request, 0, len(deployments.Items))
+	for i := range deployments.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&deployments.Items[i])})
+	}
+	return requests
+}
+
+// deploymentForPod maps a pod to the Deployment of its ReplicaSet. A ReplicaSet that is not in the cache yet maps itself when it comes.
+func (o *observer) deploymentForPod(ctx context.Context, pod client.Object) []reconcile.Request {
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil || owner.Kind != "ReplicaSet" {
+		return nil
+	}
+	rs := &appsv1.ReplicaSet{}
+	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: pod.GetNamespace(), Name: owner.Name}, rs); err != nil {
+		return nil
+	}
+	deployment := metav1.GetControllerOf(rs)
+	if deployment == nil || deployment.Kind != "Deployment" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: deployment.Name}}}
+}

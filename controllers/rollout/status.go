@@ -1,0 +1,221 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+)
+
+// maxProblems is how many problems a status lists, and maxMessage how long one may be: the limits of the CRD.
+const (
+	maxProblems = 10
+	maxMessage  = 1024
+)
+
+// Set is what the decisions need to know of a set.
+type Set struct {
+	Name           string
+	Generation     int64
+	UpdateRevision string
+	CollisionCount int32
+	Paused         bool
+	Deleting       bool
+	Retain         bool
+	// Invalid says what is wrong with the spec; empty when it is valid.
+	Invalid []string
+	// Status is the status as it is.
+	Status v1alpha1.SidecarSetStatus
+}
+
+// waits is true while nothing new may be assigned. Deletion goes before.
+func (s *Set) waits() bool {
+	return !s.Deleting && (s.Paused || len(s.Invalid) > 0)
+}
+
+// Known is false while some workload that the set was assigned to has not been looked at, as after a start of the operator: a
+// status that was computed then would be wrong.
+func Known(workloads []Workload) bool {
+	return !slices.ContainsFunc(workloads, func(workload Workload) bool { return workload.Slip != "" && workload.Summary == nil })
+}
+
+// Status computes the status of a set from its workloads.
+func Status(set Set, workloads []Workload) v1alpha1.SidecarSetStatus {
+	workloads = slices.Clone(workloads)
+	slices.SortFunc(workloads, func(a, b Workload) int { return a.compare(&b) })
+	tally := count(set, workloads)
+	status := v1alpha1.SidecarSetStatus{
+		ObservedGeneration: set.Generation,
+		CurrentRevision:    set.Status.CurrentRevision,
+		UpdateRevision:     set.UpdateRevision,
+		CollisionCount:     set.CollisionCount,
+		Workloads:          tally.workloads,
+		UpdatedWorkloads:   tally.settled,
+		Pods:               tally.pods,
+		InjectedPods:       tally.injected,
+		UpdatedPods:        tally.updated,
+		UpdatedReadyPods:   tally.available,
+		UnavailablePods:    tally.unavailable,
+		Problems:           tally.problems[:min(len(tally.problems), maxProblems)],
+		Conditions:         slices.Clone(set.Status.Conditions),
+	}
+	if !set.waits() && !set.Deleting && tally.settled == tally.workloads {
+		status.CurrentRevision = set.UpdateRevision
+	}
+	progressing, degraded := progressingCondition(set, tally), degradedCondition(set, tally)
+	for _, condition := range []metav1.Condition{readyCondition(set, tally, progressing, degraded), progressing, degraded} {
+		condition.ObservedGeneration = set.Generation
+		meta.SetStatusCondition(&status.Conditions, condition)
+	}
+	return status
+}
+
+// tally is the sum over a set's workloads.
+type tally struct {
+	workloads, settled, injecting, rolling, removing int32
+	pods, injected, updated, available, unavailable  int32
+	problems                                         []v1alpha1.Problem
+	// firstDegrading is the first problem that degrades the set; nil when none does.
+	firstDegrading *v1alpha1.Problem
+}
+
+func count(set Set, workloads []Workload) tally {
+	var sum tally
+	for i := range workloads {
+		workload := &workloads[i]
+		if !workload.Selected || set.Deleting {
+			if workload.Slip != "" || workload.Carried {
+				sum.removing++
+			}
+			if !workload.Selected {
+				continue
+			}
+		}
+		sum.add(set, workload)
+	}
+	return sum
+}
+
+func (t *tally) add(set Set, workload *Workload) {
+	summary := workload.current()
+	t.workloads++
+	t.pods += max(workload.Replicas, summary.Injected)
+	t.injected += summary.Injected
+	t.unavailable += workload.Replicas - workload.ReadyReplicas
+	if workload.Slip == set.UpdateRevision {
+		t.updated += summary.Updated
+		t.available += summary.Available
+	}
+	t.addProblem(workload, summary.Problem)
+	switch {
+	case workload.hasSettled(set.UpdateRevision):
+		t.settled++
+	case summary.Problem.degrades():
+	case summary.Rendered == "" || summary.Injected < workload.Replicas:
+		t.injecting++
+	default:
+		t.rolling++
+	}
+}
+
+func (t *tally) addProblem(workload *Workload, problem *Problem) {
+	if problem == nil {
+		return
+	}
+	reported := v1alpha1.Problem{
+		Kind: "Deployment", Namespace: workload.Namespace, Name: workload.Name,
+		Reason: problem.Reason, Message: truncate(problem.Message, maxMessage),
+	}
+	t.problems = append(t.problems, reported)
+	if problem.degrades() && t.firstDegrading == nil {
+		t.firstDegrading = &reported
+	}
+}
+
+func progressingCondition(set Set, sum tally) metav1.Condition {
+	is := func(status metav1.ConditionStatus, reason, format string, args ...any) metav1.Condition {
+		return metav1.Condition{Type: v1alpha1.ConditionProgressing, Status: status, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case set.Deleting:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonRemoving, "The set is being deleted; %s left to release.", workloads(sum.removing))
+	case len(set.Invalid) > 0:
+		return is(metav1.ConditionFalse, v1alpha1.ReasonComplete, "Nothing is changed until the spec is corrected.")
+	case set.Paused:
+		return is(metav1.ConditionFalse, v1alpha1.ReasonPaused, "Nothing is changed while updateStrategy.paused is true; %d of %s up to date.", sum.settled, workloads(sum.workloads))
+	case sum.removing > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonRemoving, "Taking the rendered content out of %s no longer selected.", workloads(sum.removing))
+	case sum.injecting > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonInjecting, "Injecting into %s; %d of %d up to date.", workloads(sum.injecting), sum.settled, sum.workloads)
+	case sum.rolling > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingWorkloads, "Rolling out in %s; %d of %d up to date.", workloads(sum.rolling), sum.settled, sum.workloads)
+	}
+	return is(metav1.ConditionFalse, v1alpha1.ReasonComplete, "%d of %s up to date.", sum.settled, workloads(sum.workloads))
+}
+
+func degradedCondition(set Set, sum tally) metav1.Condition {
+	condition := metav1.Condition{Type: v1alpha1.ConditionDegraded, Status: metav1.ConditionTrue}
+	switch {
+	case len(set.Invalid) > 0:
+		condition.Reason = v1alpha1.ReasonPreflightFailed
+		condition.Message = truncate("The spec is invalid: "+strings.Join(set.Invalid, "; ")+".", maxMessage)
+	case sum.firstDegrading != nil:
+		first := sum.firstDegrading
+		condition.Reason = first.Reason
+		condition.Message = truncate(fmt.Sprintf("%s with a problem. %s %s/%s: %s", workloads(int32(len(sum.problems))),
+			first.Kind, first.Namespace, first.Name, first.Message), maxMessage)
+	default:
+		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonAsExpected
+		condition.Message = "No workload has a problem."
+		if len(sum.problems) > 0 {
+			condition.Message = fmt.Sprintf("%s waiting.", workloads(int32(len(sum.problems))))
+		}
+	}
+	return condition
+}
+
+func readyCondition(set Set, sum tally, progressing, degraded metav1.Condition) metav1.Condition {
+	condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
+	switch {
+	case degraded.Status == metav1.ConditionTrue:
+		condition.Reason, condition.Message = degraded.Reason, degraded.Message
+	case progressing.Status == metav1.ConditionTrue || (set.Paused && sum.settled < sum.workloads):
+		condition.Reason, condition.Message = progressing.Reason, progressing.Message
+	case sum.workloads == 0:
+		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonNoWorkloads
+		condition.Message = "The selector matches no Deployment."
+	default:
+		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonAllPodsUpdated
+		condition.Message = fmt.Sprintf("%s up to date.", workloads(sum.workloads))
+	}
+	return condition
+}
+
+func workloads(n int32) string {
+	if n == 1 {
+		return "1 workload"
+	}
+	return fmt.Sprintf("%d workloads", n)
+}
+
+// truncate shortens a text to at most limit bytes, without cutting a character in two.
+func truncate(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit-len("...")], "") + "..."
+}
+
+func compareNames(namespaceA, nameA, namespaceB, nameB string) int {
+	if order := strings.Compare(namespaceA, namespaceB); order != 0 {
+		return order
+	}
+	return strings.Compare(nameA, nameB)
+}

@@ -1,0 +1,166 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// sidecarSetReconciler keeps the history of a set, writes order slips, and reports. It never touches a template.
+type sidecarSetReconciler struct {
+	observer *observer
+	writer   *writer
+	recorder events.EventRecorder
+}
+
+// setPlan is what a reconcile of a set does.
+type setPlan struct {
+	// revision is nil when the spec is invalid or the set is being deleted.
+	revision *rollout.Next
+	slips    []rollout.Slip
+	released bool
+	prune    []rollout.Revision
+	// status is nil while some workload has not been looked at yet.
+	status *v1alpha1.SidecarSetStatus
+}
+
+// Reconcile brings the slips of a set's workloads to its spec, and its status to what was seen of them.
+func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.SidecarSet) (reconcile.Result, error) {
+	observed, err := r.observer.set(ctx, set)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	plan, err := decideSet(observed)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	err = r.act(ctx, observed, plan)
+	if !plan.released && plan.status != nil {
+		err = errors.Join(err, r.report(ctx, set, *plan.status))
+	}
+	return quietly(err)
+}
+
+// decideSet is pure: it plans from what was observed.
+func decideSet(observed *setObservation) (*setPlan, error) {
+	spec := &observed.set.Spec
+	set := rollout.Set{
+		Name:           observed.set.Name,
+		Generation:     observed.set.Generation,
+		UpdateRevision: observed.set.Status.UpdateRevision,
+		CollisionCount: observed.set.Status.CollisionCount,
+		Paused:         spec.UpdateStrategy.Paused,
+		Deleting:       !observed.set.DeletionTimestamp.IsZero(),
+		Retain:         spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
+		Invalid:        injection.Validate(spec),
+		Status:         observed.set.Status,
+	}
+	plan := &setPlan{}
+	if !set.Deleting && len(set.Invalid) == 0 {
+		content, err := injection.ContentOf(spec).Canonical()
+		if err != nil {
+			return nil, err
+		}
+		next := rollout.NextRevision(set.Name, content, observed.history, set.CollisionCount)
+		plan.revision = &next
+		set.UpdateRevision, set.CollisionCount = next.Name, next.CollisionCount
+		observed.inUse[next.Name] = true
+		if spec.RevisionHistoryLimit != nil {
+			plan.prune = rollout.Prune(observed.history, observed.inUse, *spec.RevisionHistoryLimit)
+		}
+	}
+	plan.slips = rollout.Assign(set, observed.workloads)
+	plan.released = set.Deleting && rollout.Released(observed.workloads)
+	if rollout.Known(observed.workloads) {
+		status := rollout.Status(set, observed.workloads)
+		plan.status = &status
+	}
+	return plan, nil
+}
+
+// act carries a plan out. What goes wrong with one workload does not stop the others.
+func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation, plan *setPlan) error {
+	set := observed.set
+	if err := r.keepFinalizer(ctx, set, plan.released); err != nil {
+		return err
+	}
+	if err := r.keepRevision(ctx, set, plan.revision); err != nil {
+		return err
+	}
+	var errs []error
+	for _, slip := range plan.slips {
+		errs = append(errs, r.assign(ctx, observed, slip))
+	}
+	for _, revision := range plan.prune {
+		errs = append(errs, r.writer.deleteRevision(ctx, set.Namespace, revision.Name))
+	}
+	return errors.Join(errs...)
+}
+
+// keepFinalizer holds a set until it is released: without the finalizer, a deleted set would leave its content behind.
+func (r *sidecarSetReconciler) keepFinalizer(ctx context.Context, set *v1alpha1.SidecarSet, released bool) error {
+	held := controllerutil.ContainsFinalizer(set, v1alpha1.ReleaseFinalizer)
+	switch {
+	case held && released:
+		return client.IgnoreNotFound(r.writer.setFinalizer(ctx, set, false))
+	case !held && set.DeletionTimestamp.IsZero():
+		return r.writer.setFinalizer(ctx, set, true)
+	}
+	return nil
+}
+
+func (r *sidecarSetReconciler) keepRevision(ctx context.Context, set *v1alpha1.SidecarSet, next *rollout.Next) error {
+	switch {
+	case next == nil:
+		return nil
+	case !next.Exists:
+		log.FromContext(ctx).Info("Creating revision", "ControllerRevision", klog.KRef(set.Namespace, next.Name))
+		return r.writer.createRevision(ctx, set, next.Revision)
+	case next.Renumber:
+		return r.writer.renumberRevision(ctx, set.Namespace, next.Revision)
+	}
+	return nil
+}
+
+func (r *sidecarSetReconciler) assign(ctx context.Context, observed *setObservation, slip rollout.Slip) error {
+	deployment := observed.deployments[types.NamespacedName{Namespace: slip.Namespace, Name: slip.Name}]
+	revisions := maps.Clone(slipOf(deployment))
+	if slip.Revision == "" {
+		delete(revisions, observed.set.Name)
+	} else {
+		revisions[observed.set.Name] = slip.Revision
+	}
+	if err := r.writer.writeSlip(ctx, deployment, revisions); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	log.FromContext(ctx).Info("Assigned revision", "Deployment", klog.KObj(deployment), "revision", slip.Revision)
+	return nil
+}
+
+// report writes the status when it is another one, and then announces what changed.
+func (r *sidecarSetReconciler) report(ctx context.Context, set *v1alpha1.SidecarSet, status v1alpha1.SidecarSetStatus) error {
+	if equality.Semantic.DeepEqual(set.Status, status) {
+		return nil
+	}
+	if err := r.writer.writeStatus(ctx, set, status); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	announce(r.recorder, set, set.Status.Conditions, status.Conditions)
+	return nil
+}

@@ -1,0 +1,68 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"maps"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// summaries holds what the controller of Deployments saw last, for the controller of sets.
+type summaries struct {
+	mutex      sync.RWMutex
+	byWorkload map[types.NamespacedName]map[string]rollout.Summary
+	// changed is told the sets of a namespace, by key, whose summary in some workload is another one.
+	changed func(namespace string, keys []string)
+}
+
+func newSummaries(changed func(namespace string, keys []string)) *summaries {
+	return &summaries{byWorkload: map[types.NamespacedName]map[string]rollout.Summary{}, changed: changed}
+}
+
+// put replaces the summaries of a workload; an empty map forgets it.
+func (s *summaries) put(workload types.NamespacedName, bySet map[string]rollout.Summary) {
+	s.mutex.Lock()
+	before := s.byWorkload[workload]
+	if len(bySet) == 0 {
+		delete(s.byWorkload, workload)
+	} else {
+		s.byWorkload[workload] = bySet
+	}
+	s.mutex.Unlock()
+
+	if keys := changedKeys(before, bySet); len(keys) > 0 {
+		s.changed(workload.Namespace, keys)
+	}
+}
+
+func changedKeys(before, after map[string]rollout.Summary) []string {
+	all := maps.Clone(before)
+	if all == nil {
+		all = map[string]rollout.Summary{}
+	}
+	maps.Copy(all, after)
+	var keys []string
+	for key := range all {
+		old, had := before[key]
+		current, has := after[key]
+		if had != has || !old.Equal(current) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// get returns the summary of a set in a workload; nil when its controller has not seen it.
+func (s *summaries) get(workload types.NamespacedName, key string) *rollout.Summary {
+	s.mutex.RLock()
+	defer s.mutex.RUnlock()
+	if summary, ok := s.byWorkload[workload][key]; ok {
+		return &summary
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+)
+
+// Options of the controllers.
+type Options struct {
+	// OperatorNamespace is never a target.
+	OperatorNamespace string
+	// ConcurrentWorkloads is how many Deployments are reconciled at the same time.
+	ConcurrentWorkloads int
+}
+
+const (
+	// statusInterval gathers what changes only the status of a set.
+	statusInterval = time.Second
+	// membershipInterval gathers what changes which workloads a set has.
+	membershipInterval = 100 * time.Millisecond
+)
+
+// reconciliationTimeout ends a reconcile that hangs.
+const reconciliationTimeout = 2 * time.Minute
+
+// Setup adds both controllers to a manager. The manager's cache has to have CacheOptions.
+func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
+	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	changedSets := make(chan event.TypedGenericEvent[*v1alpha1.SidecarSet], 1024)
+	summaries := newSummaries(func(namespace string, keys []string) {
+		for _, key := range keys {
+			set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: key}}
+			changedSets <- event.TypedGenericEvent[*v1alpha1.SidecarSet]{Object: set}
+		}
+	})
+	observer := &observer{cache: mgr.GetClient(), live: mgr.GetAPIReader(), summaries: summaries, operatorNamespace: options.OperatorNamespace}
+	writer := &writer{client: mgr.GetClient()}
+	sets := &sidecarSetReconciler{observer: observer, writer: writer, recorder: mgr.GetEventRecorder("sidecarset")}
+	if err := setupSets(mgr, sets, changedSets); err != nil {
+		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
+	}
+	deployments := &deploymentReconciler{observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, now: time.Now}
+	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {
+		return fmt.Errorf("setting up the controller of Deployments: %w", err)
+	}
+	return nil
+}
+
+func setupSets(mgr ctrl.Manager, reconciler *sidecarSetReconciler, changed <-chan event.TypedGenericEvent[*v1alpha1.SidecarSet]) error {
+	summaryChanged := handler.TypedFuncs[*v1alpha1.SidecarSet, reconcile.Request]{
+		GenericFunc: func(_ context.Context, event event.TypedGenericEvent[*v1alpha1.SidecarSet], queue requestQueue) {
+			queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(event.Object)}, statusInterval)
+		},
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.SidecarSet{}, builder.WithPredicates(setChanged)).
+		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
+		Watches(&appsv1.Deployment{}, setsOfDeployment(reconciler.observer)).
+		WatchesRawSource(source.TypedChannel(changed, summaryChanged)).
+		WithOptions(controller.Options{EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
+		Complete(reconcile.AsReconciler(mgr.GetClient(), reconciler))
+}
+
+func setupDeployments(mgr ctrl.Manager, reconciler *deploymentReconciler, concurrency int) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		For(&appsv1.Deployment{}, builder.WithPredicates(concernsUs)).
+		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &appsv1.Deployment{}, handler.OnlyControllerOwner()), builder.WithPredicates(appearsOrGoes)).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentForPod)).
+		Watches(&v1alpha1.SidecarSet{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentsForSet), builder.WithPredicates(setChanged)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency, EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
+		Complete(reconciler)
+}
+
+// setChanged lets the spec, deletion and finalizers of a set through, not its status.
+var setChanged = predicate.Funcs{
+	UpdateFunc: func(update event.UpdateEvent) bool {
+		return update.ObjectOld.GetGeneration() != update.ObjectNew.GetGeneration() ||
+			!update.ObjectNew.GetDeletionTimestamp().IsZero() ||
+			!slices.Equal(update.ObjectOld.GetFinalizers(), update.ObjectNew.GetFinalizers())
+	},
+}
+
+// concernsUs lets Deployments through that have an order slip or something of ours.
+var concernsUs = predicate.NewPredicateFuncs(func(object client.Object) bool {
+	deployment, ok := object.(*appsv1.Deployment)
+	return ok && (len(deployment.Annotations[v1alpha1.TargetRevisionsAnnotation]) > 0 || carriesOurs(deployment))
+})
+
+// appearsOrGoes keeps the many status updates of ReplicaSets out: pods and Deployments tell the same.
+var appearsOrGoes = predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}
+
+// setsOfDeployment enqueues the sets that select a Deployment, are on its slip, or are in its template. What came together is reconciled
+// together: a set with many workloads is not reconciled for each of them.
+func setsOfDeployment(observer *observer) handler.EventHandler {
+	enqueue := func(ctx context.Context, queue requestQueue, delay time.Duration, deployments ...client.Object) {
+		for _, deployment := range deployments {
+			for _, set := range observer.setsForDeployment(ctx, deployment.(*appsv1.Deployment)) {
+				queue.AddAfter(reconcile.Request{NamespacedName: set}, delay)
+			}
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, created event.CreateEvent, queue requestQueue) {
+			enqueue(ctx, queue, membershipInterval, created.Object)
+		},
+		UpdateFunc: func(ctx context.Context, update event.UpdateEvent, queue requestQueue) {
+			before, after := update.ObjectOld.(*appsv1.Deployment), update.ObjectNew.(*appsv1.Deployment)
+			switch {
+			case membershipChanged(before, after):
+				enqueue(ctx, queue, membershipInterval, before, after)
+			case rolloutOf(before) != rolloutOf(after):
+				enqueue(ctx, queue, statusInterval, after)
+			}
+		},
+		DeleteFunc: func(ctx context.Context, deleted event.DeleteEvent, queue requestQueue) {
+			enqueue(ctx, queue, membershipInterval, deleted.Object)
+		},
+	}
+}
+
+type requestQueue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// membershipChanged is true of updates that can change which sets a Deployment belongs to, or carries.
+func membershipChanged(before, after *appsv1.Deployment) bool {
+	return !maps.Equal(before.Labels, after.Labels) ||
+		before.Annotations[v1alpha1.ExcludeAnnotation] != after.Annotations[v1alpha1.ExcludeAnnotation] ||
+		before.Annotations[v1alpha1.TargetRevisionsAnnotation] != after.Annotations[v1alpha1.TargetRevisionsAnnotation] ||
+		before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
+		carriesOurs(before) != carriesOurs(after) ||
+		!maps.Equal(marksOf(&before.Spec.Template), marksOf(&after.Spec.Template))
+}
