@@ -42,25 +42,18 @@ var _ = Describe("The policy and injection.Validate", func() {
 // randomSpec returns a spec that the schema accepts and in which, about every other time, something offends the policy. There is at most one
 // entry in each map, because CEL does not go through maps in a fixed order.
 func randomSpec(random *rand.Rand) map[string]any {
-	oneOf := func(values ...any) any { return values[random.IntN(len(values))] }
 	rarely := func() bool { return random.IntN(16) == 0 }
-	mostly := func(value any, others ...any) any {
-		if rarely() {
-			return oneOf(others...)
-		}
-		return value
-	}
 
 	container := func(name string) map[string]any {
-		c := map[string]any{"name": name, "image": mostly("busybox:1.36", "")}
+		c := map[string]any{"name": name, "image": mostly(random, "busybox:1.36", "")}
 		if random.IntN(3) == 0 {
 			c["restartPolicy"] = "Always"
 		}
 		if c["restartPolicy"] != nil || rarely() {
-			c["inherit"] = map[string]any{"volumeMounts": oneOf("None", "All")}
+			c["inherit"] = map[string]any{"volumeMounts": oneOf(random, "None", "All")}
 		}
 		if random.IntN(2) == 0 {
-			c["volumeMounts"] = []any{map[string]any{"name": mostly("logs", "cache", "other"), "mountPath": "/a"}}
+			c["volumeMounts"] = []any{map[string]any{"name": mostly(random, "logs", "cache", "other"), "mountPath": "/a"}}
 		}
 		return c
 	}
@@ -80,14 +73,14 @@ func randomSpec(random *rand.Rand) map[string]any {
 		s := map[string]any{}
 		if random.IntN(2) == 0 {
 			s["matchLabels"] = map[string]any{
-				mostly("app", "example.com/app", "an app").(string): mostly("web", "", "my web"),
+				mostly(random, "app", "example.com/app", "an app"): mostly(random, "web", "", "my web"),
 			}
 		}
 		if rarely() {
 			s["matchExpressions"] = []any{map[string]any{
-				"key":      mostly("tier", "a tier"),
-				"operator": oneOf("In", "NotIn", "Exists", "DoesNotExist", "Equals"),
-				"values":   oneOf([]any{}, []any{"web"}, []any{"web", "-"}),
+				"key":      mostly(random, "tier", "a tier"),
+				"operator": oneOf(random, "In", "NotIn", "Exists", "DoesNotExist", "Equals"),
+				"values":   oneOf(random, []any{}, []any{"web"}, []any{"web", "-"}),
 			}}
 		}
 		return s
@@ -98,15 +91,15 @@ func randomSpec(random *rand.Rand) map[string]any {
 	for _, name := range names("agent", "shipper") {
 		containers = append(containers, container(name))
 	}
-	for _, name := range names("proxy", "setup", mostly("init", "agent").(string)) {
+	for _, name := range names("proxy", "setup", mostly(random, "init", "agent")) {
 		initContainers = append(initContainers, container(name))
 	}
 	for _, name := range append(names("cache", "tmp"), "logs") {
 		volume := map[string]any{"name": name, "emptyDir": map[string]any{}}
 		if random.IntN(3) == 0 {
 			volume["appMounts"] = []any{map[string]any{
-				"mountPath":  oneOf("/data", "/"+name, "/"+name, mostly("/"+name, name)),
-				"containers": oneOf([]any{}, []any{"web"}, []any{"api"}, []any{"web", "api"}),
+				"mountPath":  oneOf(random, "/data", "/"+name, "/"+name, mostly(random, "/"+name, name)),
+				"containers": oneOf(random, []any{}, []any{"web"}, []any{"api"}, []any{"web", "api"}),
 			}}
 		}
 		volumes = append(volumes, volume)
@@ -117,7 +110,7 @@ func randomSpec(random *rand.Rand) map[string]any {
 	spec["containers"], spec["initContainers"], spec["volumes"] = containers, initContainers, volumes
 	if rarely() {
 		spec["podMetadata"] = map[string]any{
-			oneOf("labels", "annotations").(string): map[string]any{oneOf("team", "sidecarset.io/injected").(string): "x"},
+			oneOf(random, "labels", "annotations"): map[string]any{oneOf(random, "team", "sidecarset.io/injected"): "x"},
 		}
 	}
 	if rarely() {
@@ -129,4 +122,16 @@ func randomSpec(random *rand.Rand) map[string]any {
 		}
 	}
 	return spec
+}
+
+func oneOf[T any](random *rand.Rand, values ...T) T {
+	return values[random.IntN(len(values))]
+}
+
+// mostly is the value 15 times of 16, and else one of the others.
+func mostly[T any](random *rand.Rand, value T, others ...T) T {
+	if random.IntN(16) > 0 {
+		return value
+	}
+	return oneOf(random, others...)
 }
