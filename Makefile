@@ -51,7 +51,7 @@ test: kubernetes build ## Run all tests: tables, controllers on a real API serve
 
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linters that .golangci.yml chooses.
-	bin/golangci-lint run ./...
+	bin/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: verify
 verify: generate manifests docs tidy ## Fail if anything generated is not committed as it would be generated now.

@@ -106,7 +106,7 @@ func (c *Cluster) launchComponent(binDir string, component component) (*Process,
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (c *Cluster) configureEtcd(options Options, log *os.File) error {
 	if err != nil {
 		return err
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (c *Cluster) configureAPIServer(options Options, log *os.File) error {
 	if err != nil {
 		return err
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return err
 	}

@@ -17,8 +17,8 @@ const (
 	lastPort  = 32000
 )
 
-// freePort returns a port of 127.0.0.1 that nobody listens on.
-func freePort() (string, error) {
+// FreePort returns a port of 127.0.0.1 that nobody listens on.
+func FreePort() (string, error) {
 	var lastErr error
 	for range 100 {
 		port := strconv.Itoa(firstPort + rand.IntN(lastPort-firstPort))

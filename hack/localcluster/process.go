@@ -130,6 +130,11 @@ func (p *Process) Kill() error {
 	return nil
 }
 
+// LastLines returns the end of what the program printed, for errors: the log itself goes with the cluster.
+func (p *Process) LastLines() string {
+	return lastLines(p.LogFile)
+}
+
 func (p *Process) signal(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signalling %s: %w", p.Name, err)
@@ -154,7 +159,7 @@ func (p *Process) waitHealthy(ctx context.Context) error {
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("waiting for %s: %w\n%s", p.Name, err, lastLines(p.LogFile))
+		return fmt.Errorf("waiting for %s: %w\n%s", p.Name, err, p.LastLines())
 	}
 	return nil
 }
@@ -172,7 +177,6 @@ func answersOK(ctx context.Context, client *http.Client, url string) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// lastLines returns the end of a log, for errors: the log itself goes with the cluster.
 func lastLines(file string) string {
 	const lines = 10
 	log, err := os.ReadFile(file)
