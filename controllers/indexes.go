@@ -27,7 +27,11 @@ const (
 
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	if err := indexer.IndexField(ctx, &appsv1.Deployment{}, setIndex, func(object client.Object) []string {
-		return setsOf(object.(*appsv1.Deployment))
+		deployment, ok := object.(*appsv1.Deployment)
+		if !ok {
+			return nil
+		}
+		return setsOf(deployment)
 	}); err != nil {
 		return fmt.Errorf("indexing Deployments by set: %w", err)
 	}

@@ -60,7 +60,8 @@ func (o *observer) set(ctx context.Context, set *v1alpha1.SidecarSet) (*setObser
 		observed.history = append(observed.history, rollout.Revision{Name: revision.Name, Number: revision.Revision, Content: revision.Data.Raw})
 	}
 	var deployments appsv1.DeploymentList
-	if err := o.cache.List(ctx, &deployments, client.InNamespace(set.Namespace)); err != nil {
+	// Nothing below changes what it reads, so that a large namespace need not be copied.
+	if err := o.cache.List(ctx, &deployments, client.InNamespace(set.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing Deployments: %w", err)
 	}
 	for i := range deployments.Items {

@@ -46,6 +46,17 @@ const (
 // reconciliationTimeout ends a reconcile that hangs.
 const reconciliationTimeout = 2 * time.Minute
 
+// What the operator may do: it reads what it decides from, and writes what docs/concepts.md says. No secrets, no wildcards.
+//
+// +kubebuilder:rbac:groups=apps.sidecarset.io,resources=sidecarsets,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=apps.sidecarset.io,resources=sidecarsets/status,verbs=patch
+// +kubebuilder:rbac:groups=apps.sidecarset.io,resources=sidecarsets/finalizers,verbs=update
+// +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=apps,resources=replicasets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=apps,resources=controllerrevisions,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
 // Setup adds both controllers to a manager. The manager's cache has to have CacheOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
@@ -80,7 +91,7 @@ func setupSets(mgr ctrl.Manager, reconciler *sidecarSetReconciler, changed <-cha
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.SidecarSet{}, builder.WithPredicates(setChanged)).
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
-		Watches(&appsv1.Deployment{}, setsOfDeployment(reconciler.observer)).
+		WatchesRawSource(source.Kind(mgr.GetCache(), &appsv1.Deployment{}, setsOfDeployment(reconciler.observer))).
 		WatchesRawSource(source.TypedChannel(changed, summaryChanged)).
 		WithOptions(controller.Options{EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), reconciler))
@@ -116,28 +127,27 @@ var appearsOrGoes = predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { r
 
 // setsOfDeployment enqueues the sets that select a Deployment, are on its slip, or are in its template. What came together is reconciled
 // together: a set with many workloads is not reconciled for each of them.
-func setsOfDeployment(observer *observer) handler.EventHandler {
-	enqueue := func(ctx context.Context, queue requestQueue, delay time.Duration, deployments ...client.Object) {
+func setsOfDeployment(observer *observer) handler.TypedEventHandler[*appsv1.Deployment, reconcile.Request] {
+	enqueue := func(ctx context.Context, queue requestQueue, delay time.Duration, deployments ...*appsv1.Deployment) {
 		for _, deployment := range deployments {
-			for _, set := range observer.setsForDeployment(ctx, deployment.(*appsv1.Deployment)) {
+			for _, set := range observer.setsForDeployment(ctx, deployment) {
 				queue.AddAfter(reconcile.Request{NamespacedName: set}, delay)
 			}
 		}
 	}
-	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, created event.CreateEvent, queue requestQueue) {
+	return handler.TypedFuncs[*appsv1.Deployment, reconcile.Request]{
+		CreateFunc: func(ctx context.Context, created event.TypedCreateEvent[*appsv1.Deployment], queue requestQueue) {
 			enqueue(ctx, queue, membershipInterval, created.Object)
 		},
-		UpdateFunc: func(ctx context.Context, update event.UpdateEvent, queue requestQueue) {
-			before, after := update.ObjectOld.(*appsv1.Deployment), update.ObjectNew.(*appsv1.Deployment)
+		UpdateFunc: func(ctx context.Context, update event.TypedUpdateEvent[*appsv1.Deployment], queue requestQueue) {
 			switch {
-			case membershipChanged(before, after):
-				enqueue(ctx, queue, membershipInterval, before, after)
-			case rolloutOf(before) != rolloutOf(after):
-				enqueue(ctx, queue, statusInterval, after)
+			case membershipChanged(update.ObjectOld, update.ObjectNew):
+				enqueue(ctx, queue, membershipInterval, update.ObjectOld, update.ObjectNew)
+			case rolloutOf(update.ObjectOld) != rolloutOf(update.ObjectNew):
+				enqueue(ctx, queue, statusInterval, update.ObjectNew)
 			}
 		},
-		DeleteFunc: func(ctx context.Context, deleted event.DeleteEvent, queue requestQueue) {
+		DeleteFunc: func(ctx context.Context, deleted event.TypedDeleteEvent[*appsv1.Deployment], queue requestQueue) {
 			enqueue(ctx, queue, membershipInterval, deleted.Object)
 		},
 	}

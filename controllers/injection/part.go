@@ -97,8 +97,10 @@ func (p *part) addAppMount(volume string, mount *v1alpha1.AppMount, app *applica
 	}
 	for _, target := range targets {
 		if app.container(target) == nil {
-			return &Problem{v1alpha1.ReasonPreflightFailed,
-				fmt.Sprintf("volume %q is to be mounted into container %q, which the application does not have", volume, target)}
+			return impossible("volume %q is to be mounted into container %q, which the application does not have", volume, target)
+		}
+		if _, taken := sharedPath([]tree{rendered}, p.mounts[target]); taken {
+			return impossible("more than one volume is to be mounted at %q of container %q", mount.MountPath, target)
 		}
 		p.mounts[target] = append(p.mounts[target], rendered)
 	}
@@ -112,8 +114,7 @@ func inherit(container *v1alpha1.SidecarContainer, app *application) *Problem {
 	}
 	source := app.container(container.Inherit.From)
 	if source == nil {
-		return &Problem{v1alpha1.ReasonPreflightFailed,
-			fmt.Sprintf("container %q inherits from container %q, which the application does not have", container.Name, container.Inherit.From)}
+		return impossible("container %q inherits from container %q, which the application does not have", container.Name, container.Inherit.From)
 	}
 	container.Env = append(inheritedEnv(container, source), container.Env...)
 	if container.Inherit.VolumeMounts == v1alpha1.InheritVolumeMountsAll {
@@ -148,7 +149,12 @@ func inheritedMounts(container *v1alpha1.SidecarContainer, mounts []*corev1.Volu
 func toItem(object any) (tree, *Problem) {
 	item, err := toTree(object)
 	if err != nil {
-		return nil, &Problem{v1alpha1.ReasonPreflightFailed, err.Error()}
+		return nil, impossible("%v", err)
 	}
 	return item, nil
+}
+
+// impossible is the problem of a set that can not be rendered beside an application.
+func impossible(format string, args ...any) *Problem {
+	return &Problem{Reason: v1alpha1.ReasonPreflightFailed, Message: fmt.Sprintf(format, args...)}
 }

@@ -115,21 +115,11 @@ func (r *Renderer) HoldsMarked(workload Workload, sets []Set) (bool, error) {
 }
 
 // fit builds the part of a set, or says why it has to be left out.
-func (r *Renderer) fit(set *Set, workload Workload, app *application, older []*part, live *typed.TypedValue) (*part, *Problem) {
-	var fitted *part
+func (r *Renderer) fit(set *Set, workload Workload, app *application, older []*part, live *typed.TypedValue) (fitted *part, problem *Problem) {
 	if set.Held {
 		fitted = hold(set, workload, ownedTemplate(live, workload.Owned))
-	} else {
-		var problem *Problem
-		if fitted, problem = render(set, app); problem != nil {
-			return nil, problem
-		}
-		if problem := fitted.collidesWithApplication(app); problem != nil {
-			return nil, problem
-		}
-		if _, err := r.schema.config(configuration([]*part{fitted})); err != nil {
-			return nil, &Problem{v1alpha1.ReasonPreflightFailed, err.Error()}
-		}
+	} else if fitted, problem = r.renderBeside(set, app); problem != nil {
+		return nil, problem
 	}
 	for _, rival := range older {
 		if problem := fitted.collidesWith(rival); problem != nil {
@@ -137,6 +127,21 @@ func (r *Renderer) fit(set *Set, workload Workload, app *application, older []*p
 		}
 	}
 	return fitted, nil
+}
+
+// renderBeside renders a set for an application that it does not collide with, into something that its schema allows.
+func (r *Renderer) renderBeside(set *Set, app *application) (*part, *Problem) {
+	rendered, problem := render(set, app)
+	if problem != nil {
+		return nil, problem
+	}
+	if problem := rendered.collidesWithApplication(app); problem != nil {
+		return nil, problem
+	}
+	if _, err := r.schema.config(configuration([]*part{rendered})); err != nil {
+		return nil, impossible("%v", err)
+	}
+	return rendered, nil
 }
 
 // configuration puts the parts together into the apply configuration of a template.

@@ -131,7 +131,7 @@ func (t *tally) addProblem(workload *Workload, problem *Problem) {
 	}
 	reported := v1alpha1.Problem{
 		Kind: "Deployment", Namespace: workload.Namespace, Name: workload.Name,
-		Reason: problem.Reason, Message: truncate(problem.Message, maxMessage),
+		Reason: problem.Reason, Message: truncate(oneLine(problem.Message), maxMessage),
 	}
 	t.problems = append(t.problems, reported)
 	if problem.degrades() && t.firstDegrading == nil {
@@ -204,6 +204,9 @@ func workloads(n int32) string {
 	}
 	return fmt.Sprintf("%d workloads", n)
 }
+
+// oneLine makes a sentence of what an API server wrote as a list.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // truncate shortens a text to at most limit bytes, without cutting a character in two.
 func truncate(text string, limit int) string {
