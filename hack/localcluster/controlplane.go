@@ -95,7 +95,8 @@ func (c *Cluster) configureAPIServer(options Options, log *os.File) error {
 		Err:           log,
 	}
 	server.Configure().
-		Disable("disable-admission-plugins"). // envtest has no controller manager that makes ServiceAccounts; we do
+		Disable("disable-admission-plugins").            // envtest has no controller manager that makes ServiceAccounts; we do
+		Set("service-cluster-ip-range", "10.96.0.0/16"). // room for a Service per workload of a benchmark
 		Set("max-requests-inflight", "2000").
 		Set("max-mutating-requests-inflight", "1000")
 	c.env.ControlPlane.APIServer = server
