@@ -60,42 +60,72 @@ func (w *writer) applyTemplate(ctx context.Context, deployment *appsv1.Deploymen
 // keepFields reduces what our field manager owns of a Deployment to the given fields. It changes nothing but the managed fields.
 func (w *writer) keepFields(ctx context.Context, deployment *appsv1.Deployment, keep *fieldpath.Set) error {
 	patch := newJSONPatch(deployment)
-	if err := patch.keepOnly(deployment, keep); err != nil {
+	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+		if injection.IsOurs(entry) {
+			return keep
+		}
+		return fields
+	}); err != nil {
 		return err
 	}
 	return w.patchDeployment(ctx, deployment, patch)
 }
 
 // handOver leaves the content of a set to the Deployment's owner: our field manager keeps only the given fields, and the slip loses the
-// set, in one write.
+// set, in one write. The Deployment has to come with its managed fields.
 func (w *writer) handOver(ctx context.Context, deployment *appsv1.Deployment, keep *fieldpath.Set, slip map[string]string) error {
 	patch := newJSONPatch(deployment)
-	if err := patch.keepOnly(deployment, keep); err != nil {
+	patch.setSlip(slip)
+	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+		switch {
+		case injection.IsOurs(entry):
+			return keep
+		case isSlipEntry(entry) && len(slip) == 0:
+			return fieldpath.NewSet()
+		}
+		return fields
+	}); err != nil {
 		return err
 	}
-	patch.setSlip(slip)
+	return w.patchDeployment(ctx, deployment, patch)
+}
+
+// removeSlip removes a Deployment's order slip, and the last trace of it: our patch may have brought the first annotation, and with it the
+// ownership of all annotations as such. The Deployment has to come with its managed fields.
+func (w *writer) removeSlip(ctx context.Context, deployment *appsv1.Deployment) error {
+	patch := newJSONPatch(deployment)
+	patch.setSlip(nil)
+	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+		if isSlipEntry(entry) {
+			return fieldpath.NewSet()
+		}
+		return fields
+	}); err != nil {
+		return err
+	}
 	return w.patchDeployment(ctx, deployment, patch)
 }
 
 // takeBack removes fields from the entries of all other managers. It is for fields that hold what we rendered earlier, and that a
-// "kubectl rollout undo" has put under its own name.
-func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, fields *fieldpath.Set) error {
+// "kubectl rollout undo" has put under its own name. The Deployment has to come with its managed fields.
+func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, taken *fieldpath.Set) error {
 	patch := newJSONPatch(deployment)
-	if err := patch.takeFromOthers(deployment, fields); err != nil {
+	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+		if injection.IsOurs(entry) {
+			return fields
+		}
+		return fields.Difference(taken)
+	}); err != nil {
 		return err
 	}
 	return w.patchDeployment(ctx, deployment, patch)
 }
 
-// writeSlip replaces a Deployment's order slip.
+// writeSlip replaces a Deployment's order slip by one that is not empty.
 func (w *writer) writeSlip(ctx context.Context, deployment *appsv1.Deployment, slip map[string]string) error {
-	var value any
-	if len(slip) > 0 {
-		value = injection.EncodeRevisions(slip)
-	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": deployment.UID, "resourceVersion": deployment.ResourceVersion,
-		"annotations": map[string]any{v1alpha1.TargetRevisionsAnnotation: value},
+		"annotations": map[string]any{v1alpha1.TargetRevisionsAnnotation: injection.EncodeRevisions(slip)},
 	}})
 	if err != nil {
 		return fmt.Errorf("encoding the order slip: %w", err)

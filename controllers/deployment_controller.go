@@ -75,7 +75,7 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 		for _, key := range observed.gone {
 			delete(slip, key)
 		}
-		return true, r.writer.writeSlip(ctx, observed.deployment, slip)
+		return true, changeSlip(ctx, r.observer, r.writer, observed.deployment, slip)
 	}
 	leaving := slices.IndexFunc(observed.assigned, func(set assignedSet) bool { return set.handOver })
 	if leaving < 0 {

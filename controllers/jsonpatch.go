@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
@@ -37,27 +38,15 @@ func newJSONPatch(deployment *appsv1.Deployment) jsonPatch {
 // changes is false of a patch that holds nothing but its guards.
 func (p jsonPatch) changes() bool { return len(p) > len(newJSONPatch(&appsv1.Deployment{})) }
 
-// keepOnly reduces our own entry in the managed fields to the given fields.
-func (p *jsonPatch) keepOnly(deployment *appsv1.Deployment, keep *fieldpath.Set) error {
-	for i := range deployment.ManagedFields {
-		if injection.IsOurs(&deployment.ManagedFields[i]) {
-			return p.replaceFields(i, keep)
-		}
-	}
-	return nil
-}
-
-// takeFromOthers removes fields from all entries but ours, the last entry first, so that the indexes of the others hold.
-func (p *jsonPatch) takeFromOthers(deployment *appsv1.Deployment, fields *fieldpath.Set) error {
+// reduceFields replaces the fields of the entries of the managed fields for which reduce returns less than they have. The last entry comes
+// first, so that the indexes of the others hold when one is dropped.
+func (p *jsonPatch) reduceFields(deployment *appsv1.Deployment, reduce func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set) error {
 	for i, entry := range slices.Backward(deployment.ManagedFields) {
-		if injection.IsOurs(&entry) {
-			continue
-		}
 		owned, err := injection.ParseFields(&entry)
 		if err != nil {
 			return err
 		}
-		kept := owned.Difference(fields)
+		kept := reduce(&entry, owned)
 		if kept.Equals(owned) {
 			continue
 		}
@@ -83,12 +72,18 @@ func (p *jsonPatch) replaceFields(index int, fields *fieldpath.Set) error {
 	return nil
 }
 
+var slipPath = "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(v1alpha1.TargetRevisionsAnnotation)
+
 // setSlip replaces the order slip; an empty one is removed.
 func (p *jsonPatch) setSlip(slip map[string]string) {
-	path := "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(v1alpha1.TargetRevisionsAnnotation)
 	if len(slip) == 0 {
-		*p = append(*p, jsonPatchOperation{Op: "remove", Path: path})
+		*p = append(*p, jsonPatchOperation{Op: "remove", Path: slipPath})
 		return
 	}
-	*p = append(*p, jsonPatchOperation{Op: "replace", Path: path, Value: injection.EncodeRevisions(slip)})
+	*p = append(*p, jsonPatchOperation{Op: "replace", Path: slipPath, Value: injection.EncodeRevisions(slip)})
+}
+
+// isSlipEntry is true of the managed fields of our patches: the order slip is all that they write to a Deployment's fields.
+func isSlipEntry(entry *metav1.ManagedFieldsEntry) bool {
+	return entry.Manager == v1alpha1.FieldManager && entry.Operation == metav1.ManagedFieldsOperationUpdate && entry.Subresource == ""
 }

@@ -6,8 +6,8 @@ package controllers
 import (
 	"context"
 	"errors"
-	"maps"
 
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -140,17 +140,29 @@ func (r *sidecarSetReconciler) keepRevision(ctx context.Context, set *v1alpha1.S
 
 func (r *sidecarSetReconciler) assign(ctx context.Context, observed *setObservation, slip rollout.Slip) error {
 	deployment := observed.deployments[types.NamespacedName{Namespace: slip.Namespace, Name: slip.Name}]
-	revisions := maps.Clone(slipOf(deployment))
+	revisions := slipOf(deployment)
 	if slip.Revision == "" {
 		delete(revisions, observed.set.Name)
 	} else {
 		revisions[observed.set.Name] = slip.Revision
 	}
-	if err := r.writer.writeSlip(ctx, deployment, revisions); err != nil {
+	if err := changeSlip(ctx, r.observer, r.writer, deployment, revisions); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	log.FromContext(ctx).Info("Assigned revision", "Deployment", klog.KObj(deployment), "revision", slip.Revision)
 	return nil
+}
+
+// changeSlip writes the order slip of a Deployment, or removes it when nothing is left on it.
+func changeSlip(ctx context.Context, observer *observer, writer *writer, deployment *appsv1.Deployment, slip map[string]string) error {
+	if len(slip) > 0 {
+		return writer.writeSlip(ctx, deployment, slip)
+	}
+	complete, err := observer.withManagedFields(ctx, deployment)
+	if err != nil {
+		return err
+	}
+	return writer.removeSlip(ctx, complete)
 }
 
 // report writes the status when it is another one, and then announces what changed.

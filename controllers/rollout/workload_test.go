@@ -1,0 +1,134 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rollout
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+)
+
+func seconds(n int64) metav1.Time { return metav1.Unix(n, 0) }
+
+func status(name string, ready bool, startedAt int64) corev1.ContainerStatus {
+	return corev1.ContainerStatus{Name: name, Ready: ready, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: seconds(startedAt)}}}
+}
+
+func TestPodOf(t *testing.T) {
+	pod := &corev1.Pod{Status: corev1.PodStatus{
+		InitContainerStatuses: []corev1.ContainerStatus{status("proxy", true, 10)},
+		ContainerStatuses: []corev1.ContainerStatus{
+			status("agent", true, 20), status("starting", false, 20),
+			{Name: "crashed", Ready: true, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}},
+		},
+	}}
+	want := map[string]time.Time{"proxy": time.Unix(10, 0), "agent": time.Unix(20, 0)}
+	if diff := cmp.Diff(want, PodOf(pod, nil).AvailableSince); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionTrue, LastTransitionTime: seconds(15)}}
+	want["proxy"] = time.Unix(15, 0)
+	if diff := cmp.Diff(want, PodOf(pod, nil).AvailableSince); diff != "" {
+		t.Errorf("all are ready since 15 (-want +got):\n%s", diff)
+	}
+}
+
+func TestSummarize(t *testing.T) {
+	pod := func(revision string, since ...int64) Pod {
+		result := Pod{Revisions: map[string]string{"set": revision}, AvailableSince: map[string]time.Time{}}
+		for i, second := range since {
+			result.AvailableSince[[]string{"agent", "proxy"}[i]] = time.Unix(second, 0)
+		}
+		return result
+	}
+	pods := []Pod{
+		pod(current, 10, 20), // available at 30
+		pod(current, 10, 24), // available at 34
+		pod(current, 10, 27), // available at 37
+		pod(current, 10),     // one sidecar is not ready
+		pod(old, 1, 1),
+		{Revisions: map[string]string{"other": "other-1"}},
+	}
+	assignment := Assignment{Key: "set", Revision: current, Sidecars: []string{"agent", "proxy"}, MinReadySeconds: 10}
+	summary, recheck := Summarize(assignment, old, Deployment{Complete: true}, pods, nil, time.Unix(31, 0))
+	if diff := cmp.Diff(Summary{Target: current, Rendered: old, Injected: 5, Updated: 4, Available: 1}, summary); diff != "" {
+		t.Errorf("summary (-want +got):\n%s", diff)
+	}
+	if recheck != 3*time.Second {
+		t.Errorf("the next pod becomes available in 3s, not in %v", recheck)
+	}
+	if _, recheck := Summarize(assignment, old, Deployment{}, pods, nil, time.Unix(40, 0)); recheck != 0 {
+		t.Errorf("nothing becomes available by itself any more, and %v is waited for", recheck)
+	}
+}
+
+func TestProblemsOfTheDeployment(t *testing.T) {
+	own := &Problem{v1alpha1.ReasonMountConflict, "m"}
+	for _, test := range []struct {
+		name       string
+		deployment Deployment
+		problem    *Problem
+		want       string
+		degrades   bool
+	}{
+		{"none", Deployment{Complete: true}, nil, "", false},
+		{"stuck", Deployment{Stuck: true}, nil, v1alpha1.ReasonWorkloadStuck, true},
+		{"paused in a rollout", Deployment{Paused: true}, nil, v1alpha1.ReasonWorkloadPaused, false},
+		{"paused at rest", Deployment{Paused: true, Complete: true}, nil, "", false},
+		{"the set's own goes before", Deployment{Stuck: true}, own, v1alpha1.ReasonMountConflict, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			summary, _ := Summarize(Assignment{}, "", test.deployment, nil, test.problem, time.Unix(0, 0))
+			reason := ""
+			if summary.Problem != nil {
+				reason = summary.Problem.Reason
+			}
+			if reason != test.want || summary.Problem.degrades() != test.degrades {
+				t.Errorf("problem %q, degrades %v", reason, summary.Problem.degrades())
+			}
+		})
+	}
+}
+
+func TestSummariesAreEqualByWhatTheySay(t *testing.T) {
+	a, b := Summary{Problem: &Problem{"r", "m"}}, Summary{Problem: &Problem{"r", "m"}}
+	if !a.Equal(b) || a.Equal(Summary{}) || a.Equal(Summary{Problem: &Problem{"r", "n"}}) || a.Equal(Summary{Updated: 1, Problem: a.Problem}) {
+		t.Error("Equal does not compare what a summary says")
+	}
+}
+
+func TestHasSettled(t *testing.T) {
+	base := makeWorkload("web").selected().assigned(current).at(current, 3, 3, 3)
+	for name, test := range map[string]struct {
+		change func(*Workload)
+		want   bool
+	}{
+		"as it is":                       {func(*Workload) {}, true},
+		"at another revision":            {func(w *Workload) { w.Summary.Rendered = old }, false},
+		"seen before the slip":           {func(w *Workload) { w.Summary.Target = old }, false},
+		"not observed":                   {func(w *Workload) { w.Observed = false }, false},
+		"a pod without it":               {func(w *Workload) { w.Summary.Updated, w.Summary.Injected = 2, 2 }, false},
+		"an old pod more":                {func(w *Workload) { w.Summary.Injected = 4 }, false},
+		"rolling, all available":         {func(w *Workload) { w.Complete = false }, true},
+		"rolling, one not available":     {func(w *Workload) { w.Complete, w.Summary.Available = false, 2 }, false},
+		"rolling and paused":             {func(w *Workload) { w.Complete, w.Paused = false, true }, false},
+		"complete, one restarts":         {func(w *Workload) { w.Summary.Available = 2 }, true},
+		"scaled to nothing, is complete": {func(w *Workload) { w.Replicas, *w.Summary = 0, Summary{Target: current, Rendered: current} }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			workload := base
+			summary := *base.Summary
+			workload.Summary = &summary
+			test.change(&workload)
+			if got := workload.hasSettled(current); got != test.want {
+				t.Errorf("settled: %v", got)
+			}
+		})
+	}
+}
