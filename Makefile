@@ -66,7 +66,7 @@ generate: bin/controller-gen ## Generate the types' DeepCopy methods.
 
 .PHONY: manifests
 manifests: bin/controller-gen ## Generate the CRDs from the types and the role from the controllers' markers.
-	bin/controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
+	bin/controller-gen crd:generateEmbeddedObjectMeta=true paths=./api/... output:crd:dir=config/crd/bases
 	@# No controller serves ClusterSidecarSets yet: whoever could create one would wait in vain.
 	@rm -f config/crd/bases/apps.sidecarset.io_clustersidecarsets.yaml
 	bin/controller-gen rbac:roleName=sidecarset-manager paths=./controllers/... output:rbac:dir=config/rbac

@@ -28,13 +28,16 @@ func announce(recorder events.EventRecorder, set *v1alpha1.SidecarSet, before, a
 	}
 }
 
-// isTransition leaves out the first appearance of a condition that tells nothing, and Ready being False, which another condition announces.
+// isTransition is true when a condition tells something new. What two conditions tell is announced once: Ready being False by the
+// condition that prevents it, the end of all work by Ready.
 func isTransition(old, condition *metav1.Condition) bool {
-	if condition.Type == v1alpha1.ConditionReady && condition.Status == metav1.ConditionFalse {
+	switch {
+	case condition.Type == v1alpha1.ConditionReady && condition.Status == metav1.ConditionFalse:
 		return false
-	}
-	if old == nil {
-		return condition.Reason != v1alpha1.ReasonAsExpected && condition.Reason != v1alpha1.ReasonComplete
+	case condition.Reason == v1alpha1.ReasonComplete:
+		return false
+	case old == nil:
+		return condition.Reason != v1alpha1.ReasonAsExpected
 	}
 	return old.Status != condition.Status || old.Reason != condition.Reason
 }

@@ -17,7 +17,7 @@ const (
 const (
 	// ReasonAllPodsUpdated: every pod of every selected workload is at the update revision and its sidecars are available.
 	ReasonAllPodsUpdated = "AllPodsUpdated"
-	// ReasonNoWorkloads: the selector matches no Deployment.
+	// ReasonNoWorkloads: no Deployment is selected, or all that are selected are excluded.
 	ReasonNoWorkloads = "NoWorkloads"
 )
 

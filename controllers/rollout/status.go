@@ -190,7 +190,7 @@ func readyCondition(set Set, sum tally, progressing, degraded metav1.Condition) 
 		condition.Reason, condition.Message = progressing.Reason, progressing.Message
 	case sum.workloads == 0:
 		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonNoWorkloads
-		condition.Message = "The selector matches no Deployment."
+		condition.Message = "No Deployment is selected."
 	default:
 		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonAllPodsUpdated
 		condition.Message = fmt.Sprintf("%s up to date.", workloads(sum.workloads))

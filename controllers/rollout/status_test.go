@@ -61,7 +61,7 @@ func TestStatus(t *testing.T) {
 		want      string
 	}{{
 		name: "no workloads",
-		want: "workloads 0/0 pods 0 injected 0 updated 0 available 0 unavailable 0 | Ready=True/NoWorkloads: The selector matches no Deployment. | Progressing=False/Complete: 0 of 0 workloads up to date. | Degraded=False/AsExpected: No workload has a problem.",
+		want: "workloads 0/0 pods 0 injected 0 updated 0 available 0 unavailable 0 | Ready=True/NoWorkloads: No Deployment is selected. | Progressing=False/Complete: 0 of 0 workloads up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
 		name:      "selected, not assigned",
 		workloads: []Workload{makeWorkload("web").selected()},
