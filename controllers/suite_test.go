@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/yaml"
 
@@ -46,6 +50,7 @@ func TestControllers(t *testing.T) {
 }
 
 var _ = BeforeSuite(func() {
+	logf.SetLogger(GinkgoLogr)
 	environment := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join("..", "config", "crd", "bases")},
 		ErrorIfCRDPathMissing: true,
@@ -220,16 +225,61 @@ func (w *world) converge(ctx context.Context) {
 
 func (w *world) reconcileAll(ctx context.Context) {
 	GinkgoHelper()
-	for _, set := range w.listSets(ctx) {
-		_, err := reconcile.AsReconciler(w.sets.observer.cache.(uncached).Client, w.sets).Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&set)})
-		Expect(err).NotTo(HaveOccurred())
-	}
+	w.reconcileSets(ctx)
 	var deployments appsv1.DeploymentList
 	Expect(k8s.List(ctx, &deployments, client.InNamespace(w.namespace))).To(Succeed())
 	for _, deployment := range deployments.Items {
 		_, err := w.deployments.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&deployment)})
 		Expect(err).NotTo(HaveOccurred())
 	}
+}
+
+func (w *world) reconcileSets(ctx context.Context) {
+	GinkgoHelper()
+	for _, set := range w.listSets(ctx) {
+		_, err := reconcile.AsReconciler(w.writer(), w.sets).Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&set)})
+		Expect(err).NotTo(HaveOccurred())
+	}
+}
+
+// writer is the operator's client.
+func (w *world) writer() client.Client { return w.sets.writer.client }
+
+// line shows the status of a set.
+func (w *world) line(ctx context.Context, name string) string {
+	GinkgoHelper()
+	status := w.set(ctx, name).Status
+	text := fmt.Sprintf("%d/%d workloads, %d pods, %d injected, %d updated, %d available;",
+		status.UpdatedWorkloads, status.Workloads, status.Pods, status.InjectedPods, status.UpdatedPods, status.UpdatedReadyPods)
+	for _, conditionType := range []string{"Ready", "Progressing", "Degraded"} {
+		condition := meta.FindStatusCondition(status.Conditions, conditionType)
+		Expect(condition).NotTo(BeNil(), conditionType)
+		text += fmt.Sprintf(" %s=%s/%s", condition.Type, condition.Status, condition.Reason)
+	}
+	return text
+}
+
+// announced returns the types and reasons of the events that were recorded.
+func (w *world) announced() (result []string) {
+	for len(w.recorder.Events) > 0 {
+		words := strings.Fields(<-w.recorder.Events)
+		result = append(result, strings.Join(words[:2], " "))
+	}
+	return result
+}
+
+// revisionImages returns the images of the first containers of the revisions, the oldest first.
+func (w *world) revisionImages(ctx context.Context) (images []string) {
+	GinkgoHelper()
+	var revisions appsv1.ControllerRevisionList
+	Expect(k8s.List(ctx, &revisions, client.InNamespace(w.namespace))).To(Succeed())
+	slices.SortFunc(revisions.Items, func(a, b appsv1.ControllerRevision) int { return int(a.Revision - b.Revision) })
+	for i := range revisions.Items {
+		content, err := injection.ParseContent(revisions.Items[i].Data.Raw)
+		Expect(err).NotTo(HaveOccurred())
+		images = append(images, content.Containers[0].Image)
+	}
+	return images
 }
 
 func (w *world) listSets(ctx context.Context) []v1alpha1.SidecarSet {
