@@ -227,9 +227,9 @@ var _ = Describe("People", func() {
 	})
 
 	It("may remove an init container by server-side apply", func(ctx context.Context) {
-		Expect(w.applyManifest(ctx, w.userManifest("web", webPod))).To(Succeed())
+		Expect(applyManifest(ctx, w.userManifest("web", webPod))).To(Succeed())
 		w.converge(ctx)
-		Expect(w.applyManifest(ctx, w.userManifest("web", `{containers: [{name: web, image: "web:2"}]}`))).To(Succeed())
+		Expect(applyManifest(ctx, w.userManifest("web", `{containers: [{name: web, image: "web:2"}]}`))).To(Succeed())
 		w.converge(ctx)
 		template := w.deployment(ctx, "web").Spec.Template
 		Expect(containerNames(template.Spec.InitContainers)).To(Equal([]string{"proxy"}))
@@ -237,9 +237,9 @@ var _ = Describe("People", func() {
 	})
 
 	It("may rename a container that has a mount of ours by server-side apply", func(ctx context.Context) {
-		Expect(w.applyManifest(ctx, w.userManifest("web", webPod))).To(Succeed())
+		Expect(applyManifest(ctx, w.userManifest("web", webPod))).To(Succeed())
 		w.converge(ctx)
-		Expect(w.applyManifest(ctx, w.userManifest("web", `{containers: [{name: shop, image: "web:2"}]}`))).To(Succeed())
+		Expect(applyManifest(ctx, w.userManifest("web", `{containers: [{name: shop, image: "web:2"}]}`))).To(Succeed())
 		w.converge(ctx)
 		spec := w.deployment(ctx, "web").Spec.Template.Spec
 		Expect(containerNames(spec.Containers)).To(ConsistOf("shop", "agent"))

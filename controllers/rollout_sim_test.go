@@ -38,7 +38,7 @@ func (w *world) rollOut(ctx context.Context, name string, updated int32) {
 	for missing := updated - w.shrinkReplicaSet(ctx, current, updated); missing > 0; missing-- {
 		w.createPod(ctx, current)
 	}
-	w.reportRollout(ctx, deployment, updated)
+	reportRollout(ctx, deployment, updated)
 }
 
 func (w *world) replicaSet(ctx context.Context, deployment *appsv1.Deployment) *appsv1.ReplicaSet {
@@ -105,7 +105,7 @@ func (w *world) createPod(ctx context.Context, rs *appsv1.ReplicaSet) {
 	Expect(k8s.Status().Update(ctx, pod)).To(Succeed())
 }
 
-func (w *world) reportRollout(ctx context.Context, deployment *appsv1.Deployment, updated int32) {
+func reportRollout(ctx context.Context, deployment *appsv1.Deployment, updated int32) {
 	GinkgoHelper()
 	replicas := *deployment.Spec.Replicas
 	reason := "ReplicaSetUpdated"

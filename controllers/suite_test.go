@@ -360,7 +360,7 @@ func (w *world) editDeployment(ctx context.Context, name, manager string, edit f
 }
 
 // applyManifest applies a manifest by server-side apply, as a GitOps tool does.
-func (w *world) applyManifest(ctx context.Context, manifest *appsv1.Deployment) error {
+func applyManifest(ctx context.Context, manifest *appsv1.Deployment) error {
 	data, err := json.Marshal(manifest)
 	Expect(err).NotTo(HaveOccurred())
 	return k8s.Patch(ctx, manifest.DeepCopy(), client.RawPatch(types.ApplyPatchType, withoutEmpty(data)), client.FieldOwner("gitops"))

@@ -17,36 +17,66 @@ func TestCollisionsLeaveTheLoserOut(t *testing.T) {
 		loser string
 		want  Problem
 	}{
-		{"container against the application's", "", `containers: [{name: web, image: "x:1"}]`,
-			Problem{"NameConflict", `container "web" is the application's own`}},
-		{"container against the application's init container", "", `containers: [{name: migrate, image: "x:1"}]`,
-			Problem{"NameConflict", `container "migrate" is the application's own`}},
-		{"init container against the application's container", "", `initContainers: [{name: cache, image: "x:1"}]`,
-			Problem{"NameConflict", `container "cache" is the application's own`}},
-		{"volume against the application's", "", `volumes: [{name: data, emptyDir: {}}]`,
-			Problem{"NameConflict", `volume "data" is the application's own`}},
-		{"mount against the application's", "", `volumes: [{name: v, emptyDir: {}, appMounts: [{mountPath: /data/}]}]`,
-			Problem{"MountConflict", `the application mounts its volume "data" at "/data/" of container "web"`}},
-		{"label against the application's", "", `{containers: [{name: a, image: "a:1"}], podMetadata: {labels: {app: x}}}`,
-			Problem{"FieldConflict", `label "app" of the pod template is set to "web" by the application`}},
-		{"container against an older set's", other, `containers: [{name: other, image: "x:1"}]`,
-			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which is older`}},
-		{"native sidecar against an older set's container", other, `initContainers: [{name: other, image: "x:1", restartPolicy: Always}]`,
-			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which is older`}},
-		{"volume against an older set's", other, `volumes: [{name: v, emptyDir: {}}]`,
-			Problem{"NameConflict", `volume "v" is rendered by SidecarSet older, which is older`}},
-		{"mount against an older set's", other, `volumes: [{name: w, emptyDir: {}, appMounts: [{mountPath: /v}]}]`,
-			Problem{"MountConflict", `SidecarSet older, which is older, mounts at "/v" of container "web"`}},
-		{"label against an older set's", other, `{containers: [{name: a, image: "a:1"}], podMetadata: {labels: {team: q}}}`,
-			Problem{"FieldConflict", `label "team" of the pod template is set to "p" by SidecarSet older`}},
-		{"inherit from a container that is not there", "", `containers: [{name: a, image: "a:1", inherit: {from: nginx}}]`,
-			Problem{"PreflightFailed", `container "a" inherits from container "nginx", which the application does not have`}},
-		{"mount into a container that is not there", "", `volumes: [{name: v, emptyDir: {}, appMounts: [{mountPath: /v, containers: [nginx]}]}]`,
-			Problem{"PreflightFailed", `volume "v" is to be mounted into container "nginx", which the application does not have`}},
-		{"a variable twice", "", `containers: [{name: a, image: "a:1", env: [{name: A}, {name: A}]}]`,
-			Problem{"PreflightFailed", "reading the template by its schema: .spec.template.spec.containers[name=\"a\"].env: duplicate entries for key [name=\"A\"]"}},
-		{"two mounts of one set at the same path", "", `volumes: [{name: v, emptyDir: {}, appMounts: [{mountPath: /v}]}, {name: w, emptyDir: {}, appMounts: [{mountPath: /v}]}]`,
-			Problem{"PreflightFailed", `more than one volume is to be mounted at "/v" of container "web"`}},
+		{
+			"container against the application's", "", `containers: [{name: web, image: "x:1"}]`,
+			Problem{"NameConflict", `container "web" is the application's own`},
+		},
+		{
+			"container against the application's init container", "", `containers: [{name: migrate, image: "x:1"}]`,
+			Problem{"NameConflict", `container "migrate" is the application's own`},
+		},
+		{
+			"init container against the application's container", "", `initContainers: [{name: cache, image: "x:1"}]`,
+			Problem{"NameConflict", `container "cache" is the application's own`},
+		},
+		{
+			"volume against the application's", "", `volumes: [{name: data, emptyDir: {}}]`,
+			Problem{"NameConflict", `volume "data" is the application's own`},
+		},
+		{
+			"mount against the application's", "", `volumes: [{name: v, emptyDir: {}, appMounts: [{mountPath: /data/}]}]`,
+			Problem{"MountConflict", `the application mounts its volume "data" at "/data/" of container "web"`},
+		},
+		{
+			"label against the application's", "", `{containers: [{name: a, image: "a:1"}], podMetadata: {labels: {app: x}}}`,
+			Problem{"FieldConflict", `label "app" of the pod template is set to "web" by the application`},
+		},
+		{
+			"container against an older set's", other, `containers: [{name: other, image: "x:1"}]`,
+			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which is older`},
+		},
+		{
+			"native sidecar against an older set's container", other, `initContainers: [{name: other, image: "x:1", restartPolicy: Always}]`,
+			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which is older`},
+		},
+		{
+			"volume against an older set's", other, `volumes: [{name: v, emptyDir: {}}]`,
+			Problem{"NameConflict", `volume "v" is rendered by SidecarSet older, which is older`},
+		},
+		{
+			"mount against an older set's", other, `volumes: [{name: w, emptyDir: {}, appMounts: [{mountPath: /v}]}]`,
+			Problem{"MountConflict", `SidecarSet older, which is older, mounts at "/v" of container "web"`},
+		},
+		{
+			"label against an older set's", other, `{containers: [{name: a, image: "a:1"}], podMetadata: {labels: {team: q}}}`,
+			Problem{"FieldConflict", `label "team" of the pod template is set to "p" by SidecarSet older`},
+		},
+		{
+			"inherit from a container that is not there", "", `containers: [{name: a, image: "a:1", inherit: {from: nginx}}]`,
+			Problem{"PreflightFailed", `container "a" inherits from container "nginx", which the application does not have`},
+		},
+		{
+			"mount into a container that is not there", "", `volumes: [{name: v, emptyDir: {}, appMounts: [{mountPath: /v, containers: [nginx]}]}]`,
+			Problem{"PreflightFailed", `volume "v" is to be mounted into container "nginx", which the application does not have`},
+		},
+		{
+			"a variable twice", "", `containers: [{name: a, image: "a:1", env: [{name: A}, {name: A}]}]`,
+			Problem{"PreflightFailed", "reading the template by its schema: .spec.template.spec.containers[name=\"a\"].env: duplicate entries for key [name=\"A\"]"},
+		},
+		{
+			"two mounts of one set at the same path", "", `volumes: [{name: v, emptyDir: {}, appMounts: [{mountPath: /v}]}, {name: w, emptyDir: {}, appMounts: [{mountPath: /v}]}]`,
+			Problem{"PreflightFailed", `more than one volume is to be mounted at "/v" of container "web"`},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			workload := makeWorkload(t, web)
