@@ -6,7 +6,6 @@ package localcluster
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -28,21 +27,11 @@ func findBinDir() (string, error) {
 	}
 }
 
-func kubernetesBinary(binDir, name string) (string, error) {
-	path, err := filepath.Abs(filepath.Join(binDir, name))
-	if err != nil {
-		return "", err
+func checkBinaries(binDir string) error {
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"} {
+		if _, err := os.Stat(filepath.Join(binDir, name)); err != nil {
+			return fmt.Errorf("%s not found: run `make kubernetes` first", filepath.Join(binDir, name))
+		}
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s not found: run `make kubernetes` first", filepath.Join(binDir, name))
-	}
-	return path, nil
-}
-
-func (c *Cluster) wrapKubernetes(binDir, name string) (string, error) {
-	path, err := kubernetesBinary(binDir, name)
-	if err != nil {
-		return "", err
-	}
-	return c.lifeline.wrap(name, path)
+	return nil
 }

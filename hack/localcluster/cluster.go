@@ -87,12 +87,13 @@ func withDefaults(options Options) (Options, error) {
 	if options.Log == nil {
 		options.Log = io.Discard
 	}
-	if options.BinDir != "" {
-		return options, nil
+	if options.BinDir == "" {
+		var err error
+		if options.BinDir, err = findBinDir(); err != nil {
+			return options, err
+		}
 	}
-	var err error
-	options.BinDir, err = findBinDir()
-	return options, err
+	return options, checkBinaries(options.BinDir)
 }
 
 func (c *Cluster) start(ctx context.Context, options Options) error {

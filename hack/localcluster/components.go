@@ -98,10 +98,6 @@ func (c *Cluster) startComponents(ctx context.Context, binDir string) error {
 }
 
 func (c *Cluster) launchComponent(binDir string, component component) (*Process, error) {
-	path, err := kubernetesBinary(binDir, component.name)
-	if err != nil {
-		return nil, err
-	}
 	kubeconfig, err := c.kubeconfigFor(component.name)
 	if err != nil {
 		return nil, err
@@ -112,7 +108,7 @@ func (c *Cluster) launchComponent(binDir string, component component) (*Process,
 	}
 	return c.launch(Program{
 		Name:    component.name,
-		Path:    path,
+		Path:    filepath.Join(binDir, component.name),
 		Args:    component.args(kubeconfig, port),
 		Env:     component.env,
 		Healthz: fmt.Sprintf(component.healthz, port),

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
@@ -58,7 +59,7 @@ func (c *Cluster) createLogs() (etcd, server *os.File, err error) {
 }
 
 func (c *Cluster) configureEtcd(options Options, log *os.File) error {
-	path, err := c.wrapKubernetes(options.BinDir, "etcd")
+	path, err := c.lifeline.wrap("etcd", filepath.Join(options.BinDir, "etcd"))
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func (c *Cluster) configureEtcd(options Options, log *os.File) error {
 }
 
 func (c *Cluster) configureAPIServer(options Options, log *os.File) error {
-	path, err := c.wrapKubernetes(options.BinDir, "kube-apiserver")
+	path, err := c.lifeline.wrap("kube-apiserver", filepath.Join(options.BinDir, "kube-apiserver"))
 	if err != nil {
 		return err
 	}

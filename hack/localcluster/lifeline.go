@@ -71,6 +71,10 @@ func (l *lifeline) startWatchdog() error {
 
 // wrap returns a command that runs program under the lifeline. The pid it records is the program's, because of exec.
 func (l *lifeline) wrap(name, program string) (string, error) {
+	program, err := filepath.Abs(program)
+	if err != nil {
+		return "", err
+	}
 	wrapper := l.path("bin", name)
 	script := fmt.Sprintf("#!/bin/sh\necho $$ >>%q || exit\nexec %q \"$@\"\n", l.path("pids"), program)
 	// A child forked while the file is open for writing would keep it open, and the kernel refuses to execute it then.
