@@ -48,7 +48,7 @@ func (r *Renderer) KeepWithout(workload Workload, key string) (*fieldpath.Set, e
 		return fieldpath.NewSet(), nil
 	}
 	left := hold(&Set{Key: key}, workload, ownedTemplate(live, workload.Owned))
-	config, err := r.schema.config(configuration([]*part{left}))
+	config, err := r.schema.config(configuration([]*part{left}, applicationOf(&workload)))
 	if err != nil {
 		return nil, fmt.Errorf("releasing %s: %w", workload.Name, err)
 	}
@@ -90,7 +90,7 @@ func (r *Renderer) Render(workload Workload, sets []Set) (*Plan, error) {
 			plan.Revisions[set.Key] = fitted.revision
 		}
 	}
-	if err := r.compare(plan, markedConfiguration(accepted, plan.Revisions), app, live); err != nil {
+	if err := r.compare(plan, markedConfiguration(accepted, plan.Revisions, app), app, live); err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", workload.Name, err)
 	}
 	return plan, nil
@@ -138,22 +138,25 @@ func (r *Renderer) renderBeside(set *Set, app *application) (*part, *Problem) {
 	if problem := rendered.collidesWithApplication(app); problem != nil {
 		return nil, problem
 	}
-	if _, err := r.schema.config(configuration([]*part{rendered})); err != nil {
+	if _, err := r.schema.config(configuration([]*part{rendered}, app)); err != nil {
 		return nil, impossible("%v", err)
 	}
 	return rendered, nil
 }
 
-// configuration puts the parts together into the apply configuration of a template.
-func configuration(parts []*part) tree {
+// configuration puts the parts together into the apply configuration of a template. The application's containers that get mounts are
+// named in their own order: the API server would bring them into the order of the configuration.
+func configuration(parts []*part, app *application) tree {
 	union := union(parts)
 	spec := tree{}
 	setList(spec, "initContainers", union.initContainers)
 	var mounted []tree
-	for _, container := range slices.Sorted(maps.Keys(union.mounts)) {
-		item := tree{"name": container}
-		setList(item, "volumeMounts", union.mounts[container])
-		mounted = append(mounted, item)
+	for _, container := range app.containers {
+		if mounts := union.mounts[container.Name]; len(mounts) > 0 {
+			item := tree{"name": container.Name}
+			setList(item, "volumeMounts", mounts)
+			mounted = append(mounted, item)
+		}
 	}
 	setList(spec, "containers", append(mounted, union.containers...))
 	setList(spec, "volumes", union.volumes)
@@ -169,7 +172,7 @@ func configuration(parts []*part) tree {
 }
 
 // markedConfiguration is the configuration of the accepted parts with our marks: nil when there are none.
-func markedConfiguration(parts []*part, revisions map[string]string) tree {
+func markedConfiguration(parts []*part, revisions map[string]string, app *application) tree {
 	if len(parts) == 0 {
 		return nil
 	}
@@ -180,7 +183,7 @@ func markedConfiguration(parts []*part, revisions map[string]string) tree {
 	if sidecars := union(parts).sidecars; len(sidecars) > 0 {
 		marks.annotations[v1alpha1.ContainersAnnotation] = strings.Join(slices.Sorted(slices.Values(sidecars)), ",")
 	}
-	return configuration(append(slices.Clone(parts), marks))
+	return configuration(append(slices.Clone(parts), marks), app)
 }
 
 // union adds the parts up. They do not collide; what they may share (pull secrets, equal metadata) is in it once.

@@ -78,7 +78,7 @@ spec:
   imagePullSecrets: [{name: reg}]
 `,
 	}, {
-		name: "volume mounted into every application container",
+		name: "volume mounted into every application container, in their order",
 		sets: []string{`volumes: [{name: v, emptyDir: {}, appMounts: [{mountPath: /v, readOnly: true, subPath: s}]}]`},
 		template: `
 metadata:
@@ -86,8 +86,8 @@ metadata:
   labels: {sidecarset.io/injected: "true"}
 spec:
   containers:
-  - {name: cache, volumeMounts: [{name: v, mountPath: /v, readOnly: true, subPath: s}]}
   - {name: web, volumeMounts: [{name: v, mountPath: /v, readOnly: true, subPath: s}]}
+  - {name: cache, volumeMounts: [{name: v, mountPath: /v, readOnly: true, subPath: s}]}
   volumes: [{name: v, emptyDir: {}}]
 `,
 	}, {
@@ -99,8 +99,8 @@ metadata:
   labels: {sidecarset.io/injected: "true"}
 spec:
   containers:
-  - {name: cache, volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w}]}
   - {name: web, volumeMounts: [{name: v, mountPath: /w}]}
+  - {name: cache, volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w}]}
   volumes: [{name: v, emptyDir: {}}]
 `,
 	}, {
