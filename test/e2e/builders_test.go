@@ -22,7 +22,8 @@ import (
 // deployment is a user's manifest in the making. What Obj returned does not change any more.
 type deployment struct{ object appsv1.Deployment }
 
-// MakeDeployment makes a Deployment with two replicas, no label and no container. It rolls out in one go.
+// MakeDeployment makes a Deployment with two replicas, no label and no container. It rolls out in one go, and its pods go soon: the namespace
+// controller waits for half their grace period.
 func MakeDeployment(name string) *deployment {
 	labels := map[string]string{"app": name}
 	return &deployment{appsv1.Deployment{
@@ -32,7 +33,10 @@ func MakeDeployment(name string) *deployment {
 			Replicas: new(int32(2)),
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: new(intstr.FromString("100%"))}},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{TerminationGracePeriodSeconds: new(int64(1))},
+			},
 		},
 	}}
 }

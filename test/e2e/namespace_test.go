@@ -33,8 +33,13 @@ func newNamespace(ctx context.Context) *namespace {
 	GinkgoHelper()
 	object := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: namespacePrefix}}
 	Expect(k8s.Create(ctx, object)).To(Succeed())
-	DeferCleanup(func(ctx SpecContext) error { return client.IgnoreNotFound(k8s.Delete(ctx, object)) })
+	DeferCleanup(deleteNamespace, object)
 	return &namespace{name: object.Name}
+}
+
+// deleteNamespace does not wait until it is gone: no other spec looks at it.
+func deleteNamespace(ctx context.Context, object *corev1.Namespace) error {
+	return client.IgnoreNotFound(k8s.Delete(ctx, object))
 }
 
 // kubectl runs a command as a user would, which has to succeed.

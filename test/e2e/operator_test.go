@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -135,11 +136,14 @@ func (l writeLog) outsideSpecs() (map[string]int, error) {
 	return counts, nil
 }
 
-// what a write was: "patch deployments", "patch sidecarsets/status".
+// what a write was: "patch deployments", "patch sidecarsets/status", "patch deployments (409)".
 func what(write localcluster.Write) string {
 	text := write.Verb + " " + write.Object.Resource
 	if write.Object.Subresource != "" {
 		text += "/" + write.Object.Subresource
+	}
+	if write.Response.Code >= http.StatusBadRequest {
+		text += fmt.Sprintf(" (%d)", write.Response.Code)
 	}
 	return text
 }

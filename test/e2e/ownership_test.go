@@ -52,7 +52,7 @@ var _ = Describe("Acceptance 3: in a Deployment's managed fields, sidecarset", f
 			`.spec.template.spec.containers[name="web"].volumeMounts[mountPath="/usr/share/nginx/html"].mountPath`,
 			`.spec.template.spec.containers[name="web"].volumeMounts[mountPath="/usr/share/nginx/html"].name`,
 			`.spec.template.spec.containers[name="web"].volumeMounts[mountPath="/usr/share/nginx/html"].readOnly`,
-			`.spec.template.spec.imagePullSecrets[name="regcred"].name`,
+			`.spec.template.spec.imagePullSecrets[name="regcred"]`,
 			`.spec.template.spec.initContainers[name="proxy"].env[name="PORT"].name`,
 			`.spec.template.spec.initContainers[name="proxy"].env[name="PORT"].value`,
 			`.spec.template.spec.initContainers[name="proxy"].image`,

@@ -8,6 +8,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
@@ -21,7 +22,7 @@ var _ = Describe("While the operator is away", func() {
 
 		takeOperatorAway((*localcluster.Process).Stop)
 		shop.kubectl(ctx, "delete", "scs", "log-agent", "--wait=false")
-		Consistently(ctx, shop.sets).Should(ConsistOf("log-agent"))
+		Expect(shop.sets(ctx)).To(ConsistOf("log-agent"))
 
 		startOperator(ctx)
 		Eventually(ctx, shop.sets).Should(BeEmpty())
@@ -51,14 +52,16 @@ var _ = Describe("While the operator is away", func() {
 	It("what it was doing when it was killed is finished, with one new ReplicaSet each", func(ctx SpecContext) {
 		const workloads = 10
 		name := func(i int) string { return fmt.Sprintf("web-%d", i) }
+		var applications []client.Object
 		for i := range workloads {
-			shop.apply(ctx, web(name(i)).Replicas(1).Obj())
+			applications = append(applications, web(name(i)).Replicas(1).Obj())
 		}
+		shop.apply(ctx, applications...)
 		writes := writesFromNow()
 		shop.apply(ctx, logAgent().Obj())
 		Eventually(writes.byOperator).WithArguments(shop.name).WithPolling(interval / 10).Should(HaveKeyWithValue("patch deployments", BeNumerically(">=", workloads/2)))
 		takeOperatorAway((*localcluster.Process).Kill)
-		Consistently(ctx, shop.condition).WithArguments("log-agent", "Ready").ShouldNot(HavePrefix("True"))
+		Expect(shop.condition(ctx, "log-agent", "Ready")).NotTo(HavePrefix("True"))
 
 		startOperator(ctx)
 		for i := range workloads {

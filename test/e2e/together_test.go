@@ -18,7 +18,7 @@ var _ = Describe("Acceptance 7: sets that are created together", func() {
 		Eventually(ctx, shop.template).WithArguments("web").Should(HaveExactElements("proxy=proxy:1", "web=nginx:1", "log-agent=busybox:1"))
 		shop.waitForRollout(ctx, "web")
 		shop.waitUntilReady(ctx, "log-agent", "proxy")
-		Consistently(ctx, shop.replicaSets).WithArguments("web").Should(Equal(2))
+		Expect(shop.replicaSets(ctx, "web")).To(Equal(2))
 
 		shop.apply(ctx, logAgent().Image("log-agent", "busybox:2").Obj(), proxy.Image("proxy", "proxy:2").Obj())
 		Eventually(ctx, shop.template).WithArguments("web").Should(HaveExactElements("proxy=proxy:2", "web=nginx:1", "log-agent=busybox:2"))
