@@ -7,8 +7,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -19,6 +23,7 @@ import (
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/promotion"
 	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
 
@@ -28,47 +33,72 @@ type writer struct {
 	client client.Client
 }
 
-// applyTemplate brings a Deployment's template to a plan by server-side apply, never forced, and hands back the claims that this makes
-// on items of the application.
-func (w *writer) applyTemplate(ctx context.Context, deployment *appsv1.Deployment, plan *injection.Plan, options ...client.ApplyOption) error {
-	// Without the uid, an apply would create a Deployment that was deleted in the meantime.
-	config := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": appsv1.SchemeGroupVersion.String(),
-		"kind":       "Deployment",
-		"metadata": map[string]any{
-			"namespace": deployment.Namespace, "name": deployment.Name,
-			"uid": string(deployment.UID), "resourceVersion": deployment.ResourceVersion,
-		},
-	}}
-	if plan.Template != nil {
-		config.Object["spec"] = map[string]any{"template": runtime.DeepCopyJSON(plan.Template)}
+// templateWrite is a write of a Deployment's template.
+type templateWrite struct {
+	plan *injection.Plan
+	// intent, when there is one, is written with the template, and pauses the Deployment.
+	intent *promotion.Intent
+	dryRun bool
+}
+
+// applyTemplate brings a Deployment's template to a plan by server-side apply, never forced. The claims that this makes on items of the
+// application are handed back, unless a promotion begins: the write that ends it will make them again. What an earlier promotion applied
+// (pause, intent) is taken back by not being applied again.
+func (w *writer) applyTemplate(ctx context.Context, deployment *appsv1.Deployment, write templateWrite) error {
+	config := write.configuration(deployment)
+	options := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldManager)}
+	if write.dryRun {
+		options = append(options, client.DryRunAll)
 	}
-	dryRun := len(options) > 0
-	if err := w.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(config), append(options, client.FieldOwner(v1alpha1.FieldManager))...); err != nil {
+	if err := w.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(config), options...); err != nil {
 		return fmt.Errorf("applying the template: %w", err)
 	}
-	if dryRun || !plan.Claims {
+	if write.dryRun || write.intent != nil || !write.plan.Claims {
 		return nil
 	}
 	applied := &appsv1.Deployment{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(config.Object, applied); err != nil {
 		return fmt.Errorf("reading the applied Deployment: %w", err)
 	}
-	return w.keepFields(ctx, applied, plan.Keep)
+	return w.keepFields(ctx, applied, write.plan.Keep)
 }
 
-// keepFields reduces what our field manager owns of a Deployment to the given fields. It changes nothing but the managed fields.
+// configuration is the apply configuration of a write. Without the uid, it would create a Deployment that was deleted in the meantime.
+func (t *templateWrite) configuration(deployment *appsv1.Deployment) *unstructured.Unstructured {
+	metadata := map[string]any{
+		"namespace": deployment.Namespace, "name": deployment.Name,
+		"uid": string(deployment.UID), "resourceVersion": deployment.ResourceVersion,
+	}
+	spec := map[string]any{}
+	if t.plan.Template != nil {
+		spec["template"] = runtime.DeepCopyJSON(t.plan.Template)
+	}
+	if t.intent != nil {
+		metadata["annotations"] = map[string]any{v1alpha1.PromotionAnnotation: t.intent.Encode()}
+		spec["paused"] = true
+	}
+	config := map[string]any{"apiVersion": appsv1.SchemeGroupVersion.String(), "kind": "Deployment", "metadata": metadata}
+	if len(spec) > 0 {
+		config["spec"] = spec
+	}
+	return &unstructured.Unstructured{Object: config}
+}
+
+// keepFields reduces what our field manager owns of a Deployment to the given fields. It changes nothing but the managed fields, and is guarded
+// by our entry in them alone: the Deployment controller's writes may pass.
 func (w *writer) keepFields(ctx context.Context, deployment *appsv1.Deployment, keep *fieldpath.Set) error {
-	patch := newJSONPatch(deployment)
-	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
-		if injection.IsOurs(entry) {
-			return keep
-		}
-		return fields
-	}); err != nil {
+	index := slices.IndexFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool { return injection.IsOurs(&entry) })
+	if index < 0 {
+		return nil
+	}
+	patch := jsonPatch{{Op: "test", Path: "/metadata/uid", Value: deployment.UID}}
+	path := fmt.Sprintf("/metadata/managedFields/%d", index)
+	patch.add("test", path+"/manager", v1alpha1.FieldManager)
+	patch.add("test", path+"/fieldsV1", deployment.ManagedFields[index].FieldsV1)
+	if err := patch.replaceFields(index, keep); err != nil {
 		return err
 	}
-	return w.patchDeployment(ctx, deployment, patch)
+	return w.patchObject(ctx, referenceTo(deployment), patch)
 }
 
 // handOver leaves the content of a set to the Deployment's owner: our field manager keeps only the given fields, and the slip loses the
@@ -140,14 +170,84 @@ func (w *writer) patchDeployment(ctx context.Context, deployment *appsv1.Deploym
 	if !patch.changes() {
 		return nil
 	}
+	return w.patchObject(ctx, referenceTo(deployment), patch)
+}
+
+// patchObject sends a patch; object takes the answer.
+func (w *writer) patchObject(ctx context.Context, object client.Object, patch jsonPatch) error {
 	data, err := json.Marshal(patch)
 	if err != nil {
 		return fmt.Errorf("encoding a patch: %w", err)
 	}
-	if err := w.client.Patch(ctx, referenceTo(deployment), client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
-		return fmt.Errorf("patching Deployment %s/%s: %w", deployment.Namespace, deployment.Name, err)
+	if err := w.client.Patch(ctx, object, client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+		return fmt.Errorf("patching %T %s/%s: %w", object, object.GetNamespace(), object.GetName(), err)
 	}
 	return nil
+}
+
+// patchReplicaSet gives a ReplicaSet the template of its Deployment. Its own label pod-template-hash stays, which its selector needs.
+func (w *writer) patchReplicaSet(ctx context.Context, rs *appsv1.ReplicaSet, template *corev1.PodTemplateSpec) error {
+	wanted := template.DeepCopy()
+	wanted.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
+	patch := newJSONPatch(rs)
+	patch.add("replace", "/spec/template", wanted)
+	return w.patchObject(ctx, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: rs.Namespace, Name: rs.Name}}, patch)
+}
+
+// deleteReplicaSet deletes a ReplicaSet if it is still the observed one.
+func (w *writer) deleteReplicaSet(ctx context.Context, rs *appsv1.ReplicaSet) error {
+	guard := client.Preconditions{UID: &rs.UID, ResourceVersion: &rs.ResourceVersion}
+	if err := w.client.Delete(ctx, rs.DeepCopy(), guard); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("deleting ReplicaSet %s/%s: %w", rs.Namespace, rs.Name, err)
+	}
+	return nil
+}
+
+// updatePod brings a pod to the revisions of a patch: resources first, then images together with the marks, so that a pod that says it has a
+// revision has all of it. The patches fail when a container is not where it was.
+func (w *writer) updatePod(ctx context.Context, namespace string, patch *rollout.PodPatch, now time.Time) error {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: patch.Pod.Name}}
+	if resources := patch.Resources(); len(resources) > 0 {
+		resize := newPodPatch(patch)
+		for _, name := range slices.Sorted(maps.Keys(resources)) {
+			resize.add("replace", testContainer(&resize, patch, name)+"/resources", resources[name])
+		}
+		data, err := json.Marshal(resize)
+		if err != nil {
+			return fmt.Errorf("encoding a resize: %w", err)
+		}
+		if err := w.client.SubResource("resize").Patch(ctx, pod.DeepCopy(), client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+			return fmt.Errorf("resizing pod %s/%s: %w", namespace, pod.Name, err)
+		}
+	}
+	update := newPodPatch(patch)
+	images := patch.Images()
+	for _, name := range slices.Sorted(maps.Keys(images)) {
+		update.add("replace", testContainer(&update, patch, name)+"/image", images[name])
+	}
+	record, err := json.Marshal(patch.Record(now))
+	if err != nil {
+		return fmt.Errorf("encoding the record of an update: %w", err)
+	}
+	update.add("add", annotationPath(v1alpha1.RevisionsAnnotation), injection.EncodeRevisions(patch.Revisions()))
+	update.add("add", annotationPath(v1alpha1.InPlaceAnnotation), string(record))
+	return w.patchObject(ctx, pod, update)
+}
+
+// newPodPatch begins a patch that fails for another pod of the same name, or one that was updated since.
+func newPodPatch(patch *rollout.PodPatch) jsonPatch {
+	return jsonPatch{
+		{Op: "test", Path: "/metadata/uid", Value: patch.Pod.UID},
+		{Op: "test", Path: annotationPath(v1alpha1.RevisionsAnnotation), Value: patch.Pod.RevisionsMark},
+	}
+}
+
+// testContainer lets a patch fail when a container is not where it was, and returns the path to it.
+func testContainer(operations *jsonPatch, patch *rollout.PodPatch, name string) string {
+	container := patch.Pod.Containers[name]
+	path := fmt.Sprintf("/spec/%s/%d", container.List, container.Index)
+	operations.add("test", path+"/name", name)
+	return path
 }
 
 // referenceTo is a Deployment for a client to write the answer into: what is in the cache stays as it is.

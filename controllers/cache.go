@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
 // CacheOptions says what the cache holds: Deployments in full, with no managed fields but our own; ReplicaSets, pods and revisions only where
@@ -58,26 +59,53 @@ func stripDeployment(object any) (any, error) {
 	return object, nil
 }
 
+// stripReplicaSet leaves the identity of the template, in templateIdentity, instead of the template.
 func stripReplicaSet(object any) (any, error) {
 	if rs, ok := object.(*appsv1.ReplicaSet); ok {
+		template := injection.TemplateIdentity(&rs.Spec.Template)
+		hash := rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
 		rs.ObjectMeta = stripMeta(&rs.ObjectMeta)
+		rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = hash
+		rs.Annotations = map[string]string{templateIdentity: template}
 		rs.Spec.Template = corev1.PodTemplateSpec{}
 	}
 	return object, nil
 }
 
+// templateIdentity is an annotation that exists only in the cache.
+const templateIdentity = "template-identity"
+
 func stripPod(object any) (any, error) {
 	if pod, ok := object.(*corev1.Pod); ok {
 		pod.ObjectMeta = stripMeta(&pod.ObjectMeta)
-		pod.Spec = corev1.PodSpec{}
+		pod.Spec = corev1.PodSpec{InitContainers: stripContainers(pod.Spec.InitContainers), Containers: stripContainers(pod.Spec.Containers)}
 		pod.Status = corev1.PodStatus{
 			Phase:                 pod.Status.Phase,
-			Conditions:            pod.Status.Conditions,
+			ObservedGeneration:    pod.Status.ObservedGeneration,
+			Conditions:            stripConditions(pod.Status.Conditions),
 			InitContainerStatuses: stripStatuses(pod.Status.InitContainerStatuses),
 			ContainerStatuses:     stripStatuses(pod.Status.ContainerStatuses),
 		}
 	}
 	return object, nil
+}
+
+func stripContainers(containers []corev1.Container) []corev1.Container {
+	stripped := make([]corev1.Container, 0, len(containers))
+	for i := range containers {
+		stripped = append(stripped, corev1.Container{Name: containers[i].Name, Image: containers[i].Image, Resources: containers[i].Resources})
+	}
+	return stripped
+}
+
+func stripConditions(conditions []corev1.PodCondition) []corev1.PodCondition {
+	var stripped []corev1.PodCondition
+	for i := range conditions {
+		if condition := &conditions[i]; condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady {
+			stripped = append(stripped, corev1.PodCondition{Type: condition.Type, Status: condition.Status, LastTransitionTime: condition.LastTransitionTime})
+		}
+	}
+	return stripped
 }
 
 // stripMeta keeps identity, version, owner, labels that caches select on, and our annotations.
@@ -88,8 +116,11 @@ func stripMeta(meta *metav1.ObjectMeta) metav1.ObjectMeta {
 		OwnerReferences: meta.OwnerReferences,
 		Labels:          map[string]string{v1alpha1.InjectedLabel: meta.Labels[v1alpha1.InjectedLabel]},
 	}
-	if revisions, ok := meta.Annotations[v1alpha1.RevisionsAnnotation]; ok {
-		stripped.Annotations = map[string]string{v1alpha1.RevisionsAnnotation: revisions}
+	stripped.Annotations = map[string]string{}
+	for _, key := range []string{v1alpha1.RevisionsAnnotation, v1alpha1.InPlaceAnnotation} {
+		if value, ok := meta.Annotations[key]; ok {
+			stripped.Annotations[key] = value
+		}
 	}
 	return stripped
 }
@@ -98,7 +129,9 @@ func stripStatuses(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	stripped := make([]corev1.ContainerStatus, 0, len(statuses))
 	for i := range statuses {
 		status := &statuses[i]
-		stripped = append(stripped, corev1.ContainerStatus{Name: status.Name, Ready: status.Ready, State: corev1.ContainerState{Running: status.State.Running}})
+		stripped = append(stripped, corev1.ContainerStatus{
+			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, State: corev1.ContainerState{Running: status.State.Running},
+		})
 	}
 	return stripped
 }

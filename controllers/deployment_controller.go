@@ -5,17 +5,16 @@ package controllers
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
 	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
@@ -34,6 +33,7 @@ type deploymentReconciler struct {
 	writer    *writer
 	renderer  *injection.Renderer
 	summaries *summaries
+	recorder  events.EventRecorder
 	now       func() time.Time
 }
 
@@ -50,21 +50,65 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
 		return quietly(err)
 	}
-	plan, err := r.renderer.Render(observed.workload, observed.sets())
-	if err != nil {
-		return reconcile.Result{}, err
+	outcome, err := r.advance(ctx, observed)
+	if outcome == nil {
+		return quietly(err)
 	}
-	var wait time.Duration
-	if plan.Changed {
-		if wait = r.untilSettled(observed); wait <= 0 {
-			plan, err = r.apply(ctx, observed, plan)
-		}
-	}
-	recheck := r.report(observed, plan)
+	recheck := r.report(observed, outcome)
 	if err != nil {
 		return quietly(err)
 	}
-	return reconcile.Result{RequeueAfter: soonest(wait, recheck, retryAfter(plan))}, nil
+	return reconcile.Result{RequeueAfter: soonest(outcome.recheck, recheck)}, nil
+}
+
+// outcome is what became of a workload's sets in a reconcile.
+type outcome struct {
+	// problems and phases are those of single sets, by key.
+	problems map[string]rollout.Problem
+	phases   map[string]rollout.Phase
+	// recheck is after how long to come again without any event; zero when events suffice.
+	recheck time.Duration
+}
+
+func newOutcome(plan *injection.Plan) *outcome {
+	result := &outcome{problems: map[string]rollout.Problem{}, phases: map[string]rollout.Phase{}}
+	result.addProblems(plan.Problems)
+	return result
+}
+
+// addProblems adds problems that only people can solve. What they change may come without an event.
+func (o *outcome) addProblems(problems map[string]injection.Problem) {
+	for key, problem := range problems {
+		o.problems[key] = rollout.Problem{Reason: problem.Reason, Message: problem.Message}
+		o.recheck = soonest(o.recheck, tryAgain)
+	}
+}
+
+// advance takes a workload one step further, in one of three ways: a promotion goes on; a change that pods can not take goes through the
+// template; any other goes to the pods. It returns what became of it also when it failed underway.
+func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadObservation) (*outcome, error) {
+	if observed.intent != nil {
+		return r.promote(ctx, observed)
+	}
+	plan, err := r.renderer.Render(observed.workload, observed.sets())
+	if err != nil {
+		return nil, err
+	}
+	result := newOutcome(plan)
+	if plan.Changed {
+		if wait := r.untilSettled(observed); wait > 0 {
+			result.recheck = soonest(result.recheck, wait)
+			return result, nil
+		}
+	}
+	switch {
+	case plan.Changed && !observed.goesInPlace(plan):
+		return r.applyStructurally(ctx, observed, plan)
+	case observed.isRollingOut():
+		observed.waitForRollout(plan, result)
+		return result, nil
+	}
+	return r.updatePods(ctx, observed, plan, result)
 }
 
 // settleSlip takes sets off the slip that are gone, or that hand their content over to the Deployment's owner. done is true when it wrote:
@@ -109,105 +153,20 @@ func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.
 	return 0
 }
 
-// apply writes the template. When the API server refuses it, the sets that it refuses are held as they are, with its words as their
-// problem, and the others are applied without them. It returns the plan that was carried out.
-func (r *deploymentReconciler) apply(ctx context.Context, observed *workloadObservation, plan *injection.Plan) (*injection.Plan, error) {
-	err := r.writer.applyTemplate(ctx, observed.deployment, plan)
-	if isFieldConflict(err) {
-		err = r.applyOverOwnPast(ctx, observed, plan, err)
-	}
-	if err == nil {
-		log.FromContext(ctx).Info("Applied template", "revisions", plan.Revisions)
-	}
-	if !isRefusal(err) || len(observed.assigned) == 0 {
-		return plan, err
-	}
-	accepted, err := r.narrow(ctx, observed, err)
-	if err != nil || !accepted.Changed {
-		return accepted, err
-	}
-	return accepted, r.writer.applyTemplate(ctx, observed.deployment, accepted)
-}
-
-// applyOverOwnPast resolves conflicts about fields that hold what we rendered ourselves at the revisions that the marks name. That is so
-// after a "kubectl rollout undo", which puts an earlier template under its own name. Any other conflict is returned as it is.
-func (r *deploymentReconciler) applyOverOwnPast(ctx context.Context, observed *workloadObservation, plan *injection.Plan, conflict error) error {
-	past, err := r.renderer.HoldsMarked(observed.workload, observed.sets())
-	if err != nil || !past {
-		return conflict
-	}
-	deployment, err := r.observer.withManagedFields(ctx, observed.deployment)
-	if err != nil {
-		return err
-	}
-	if err := r.writer.takeBack(ctx, deployment, plan.Keep); err != nil {
-		return err
-	}
-	log.FromContext(ctx).Info("Took back fields that a rollback had restored")
-	return errLookAgain
-}
-
-// narrow finds the sets that the API server refuses, by dry runs that let one after the other join, and holds them.
-func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObservation, refusal error) (*injection.Plan, error) {
-	sets := observed.sets()
-	trial := slices.Clone(sets)
-	for i := range trial {
-		trial[i].Held = true
-	}
-	refused := map[string]injection.Problem{}
-	for i := range trial {
-		if sets[i].Held {
-			continue
-		}
-		trial[i].Held = false
-		err := refusal
-		if len(trial) > 1 {
-			if err = r.dryRun(ctx, observed, trial); err != nil && !isRefusal(err) {
-				return nil, err
-			}
-		}
-		if err != nil {
-			trial[i].Held = true
-			refused[trial[i].Key] = problemOf(err)
-		}
-	}
-	plan, err := r.renderer.Render(observed.workload, trial)
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(plan.Problems, refused)
-	return plan, nil
-}
-
-func (r *deploymentReconciler) dryRun(ctx context.Context, observed *workloadObservation, sets []injection.Set) error {
-	plan, err := r.renderer.Render(observed.workload, sets)
-	if err != nil || !plan.Changed {
-		return err
-	}
-	return r.writer.applyTemplate(ctx, observed.deployment, plan, client.DryRunAll)
-}
-
-func problemOf(refusal error) injection.Problem {
-	reason := v1alpha1.ReasonPreflightFailed
-	if isFieldConflict(refusal) {
-		reason = v1alpha1.ReasonFieldConflict
-	}
-	return injection.Problem{Reason: reason, Message: fmt.Sprintf("the API server refuses the template: %s", serverWords(refusal))}
-}
-
 // report keeps a summary for each set on the slip. It returns after how long a pod becomes available without any event.
-func (r *deploymentReconciler) report(observed *workloadObservation, plan *injection.Plan) (recheck time.Duration) {
+func (r *deploymentReconciler) report(observed *workloadObservation, outcome *outcome) (recheck time.Duration) {
 	marks := marksOf(observed.workload.Template)
-	deployment := rolloutOf(observed.deployment)
+	ofDeployment := rollout.DeploymentProblem(rolloutOf(observed.deployment))
 	summaries := map[string]rollout.Summary{}
 	for i := range observed.assigned {
 		set := &observed.assigned[i]
-		assignment := rollout.Assignment{Key: set.Key, Revision: set.Revision, Sidecars: set.Content.SidecarNames(), MinReadySeconds: set.minReadySeconds}
-		var problem *rollout.Problem
-		if found, ok := plan.Problems[set.Key]; ok {
-			problem = &rollout.Problem{Reason: found.Reason, Message: found.Message}
+		summary, until := rollout.Summarize(set.update(), observed.pods, r.now())
+		summary.Rendered, summary.Phase = marks[set.Key], outcome.phases[set.Key]
+		if problem, ok := outcome.problems[set.Key]; ok {
+			summary.Problem = &problem
+		} else if observed.intent == nil {
+			summary.Problem = ofDeployment
 		}
-		summary, until := rollout.Summarize(assignment, marks[set.Key], deployment, observed.pods, problem, r.now())
 		summaries[set.Key] = summary
 		recheck = soonest(recheck, until)
 	}
@@ -221,13 +180,6 @@ func (o *workloadObservation) sets() []injection.Set {
 		sets = append(sets, o.assigned[i].Set)
 	}
 	return sets
-}
-
-func retryAfter(plan *injection.Plan) time.Duration {
-	if plan != nil && len(plan.Problems) > 0 {
-		return tryAgain
-	}
-	return 0
 }
 
 // soonest returns the shortest of the durations that are not zero.

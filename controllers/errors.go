@@ -42,7 +42,14 @@ func isStale(err error) bool {
 		}
 		return true
 	}
-	return (apierrors.IsConflict(err) && !isFieldConflict(err)) || apierrors.IsAlreadyExists(err)
+	return (apierrors.IsConflict(err) && !isFieldConflict(err)) || apierrors.IsAlreadyExists(err) || isFailedTest(err)
+}
+
+// isFailedTest is true when a JSON patch was refused because one of its tests failed. The API server answers 422, as for an object that is
+// invalid, but without naming the object (apiserver/pkg/endpoints/handlers/patch.go).
+func isFailedTest(err error) bool {
+	var status apierrors.APIStatus
+	return apierrors.IsInvalid(err) && errors.As(err, &status) && (status.Status().Details == nil || status.Status().Details.Kind == "")
 }
 
 // isFieldConflict is true when an apply was refused because another field manager owns a field.
@@ -71,5 +78,5 @@ func serverWords(err error) string {
 // isRefusal is true when the API server judged what was applied and said no: another manager's field, validation, or admission. To send
 // the same again is of no use.
 func isRefusal(err error) bool {
-	return isFieldConflict(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsForbidden(err)
+	return isFieldConflict(err) || (apierrors.IsInvalid(err) && !isFailedTest(err)) || apierrors.IsBadRequest(err) || apierrors.IsForbidden(err)
 }

@@ -25,6 +25,7 @@ const (
 
 	agentSpec = `
 selector: {matchLabels: {logging: enabled}}
+updateStrategy: {type: RollingUpdate}
 initContainers: [{name: proxy, image: "proxy:1", restartPolicy: Always}]
 containers: [{name: agent, image: "agent:1", volumeMounts: [{name: logs, mountPath: /var/log}]}]
 volumes: [{name: logs, emptyDir: {}, appMounts: [{mountPath: /logs, readOnly: true}]}]
@@ -330,7 +331,7 @@ var _ = Describe("Collisions and refusals", func() {
 			return func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[1].Image = value }
 		}
 		w.editDeployment(ctx, "web", "kubectl-set", image("theirs:1"))
-		w.updateSet(ctx, "z-bystander", `{selector: {}, containers: [{name: bystander, image: "b:2"}]}`)
+		w.updateSet(ctx, "z-bystander", `{selector: {}, updateStrategy: {type: RollingUpdate}, containers: [{name: bystander, image: "b:2"}]}`)
 		w.converge2(ctx)
 		containers := w.deployment(ctx, "web").Spec.Template.Spec.Containers
 		Expect(containers[1].Image).To(Equal("theirs:1"))
@@ -389,7 +390,7 @@ var _ = Describe("Paused", func() {
 		w.createDeployment(ctx, "web", webPod)
 		w.createSet(ctx, "log-agent", agentSpec)
 		w.converge(ctx)
-		paused := "updateStrategy: {paused: true}\n" + upgraded(agentSpec)
+		paused := strings.ReplaceAll(upgraded(agentSpec), "{type: RollingUpdate}", "{type: RollingUpdate, paused: true}")
 		w.updateSet(ctx, "log-agent", paused)
 		w.createDeployment(ctx, "new", webPod)
 		w.converge(ctx)

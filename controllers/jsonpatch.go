@@ -11,13 +11,14 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
-// jsonPatch is an RFC 6902 patch of a Deployment.
+// jsonPatch is an RFC 6902 patch.
 type jsonPatch []jsonPatchOperation
 
 type jsonPatchOperation struct {
@@ -26,12 +27,21 @@ type jsonPatchOperation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// newJSONPatch begins a patch that is refused with 409 when the Deployment is not the observed one any more: the API server compares the
+// annotationPath is the JSON pointer to an annotation.
+func annotationPath(key string) string {
+	return "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+}
+
+func (p *jsonPatch) add(op, path string, value any) {
+	*p = append(*p, jsonPatchOperation{Op: op, Path: path, Value: value})
+}
+
+// newJSONPatch begins a patch that is refused with 409 when the object is not the observed one any more: the API server compares the
 // uid and version of the patched object with the stored ones.
-func newJSONPatch(deployment *appsv1.Deployment) jsonPatch {
+func newJSONPatch(object client.Object) jsonPatch {
 	return jsonPatch{
-		{Op: "replace", Path: "/metadata/uid", Value: deployment.UID},
-		{Op: "replace", Path: "/metadata/resourceVersion", Value: deployment.ResourceVersion},
+		{Op: "replace", Path: "/metadata/uid", Value: object.GetUID()},
+		{Op: "replace", Path: "/metadata/resourceVersion", Value: object.GetResourceVersion()},
 	}
 }
 
@@ -61,26 +71,25 @@ func (p *jsonPatch) reduceFields(deployment *appsv1.Deployment, reduce func(entr
 func (p *jsonPatch) replaceFields(index int, fields *fieldpath.Set) error {
 	path := fmt.Sprintf("/metadata/managedFields/%d", index)
 	if fields.Empty() {
-		*p = append(*p, jsonPatchOperation{Op: "remove", Path: path})
+		p.add("remove", path, nil)
 		return nil
 	}
 	data, err := fields.ToJSON()
 	if err != nil {
 		return fmt.Errorf("encoding managed fields: %w", err)
 	}
-	*p = append(*p, jsonPatchOperation{Op: "replace", Path: path + "/fieldsV1", Value: json.RawMessage(data)})
+	p.add("replace", path+"/fieldsV1", json.RawMessage(data))
 	return nil
 }
 
-var slipPath = "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(v1alpha1.TargetRevisionsAnnotation)
-
 // setSlip replaces the order slip; an empty one is removed.
 func (p *jsonPatch) setSlip(slip map[string]string) {
+	path := annotationPath(v1alpha1.TargetRevisionsAnnotation)
 	if len(slip) == 0 {
-		*p = append(*p, jsonPatchOperation{Op: "remove", Path: slipPath})
+		p.add("remove", path, nil)
 		return
 	}
-	*p = append(*p, jsonPatchOperation{Op: "replace", Path: slipPath, Value: injection.EncodeRevisions(slip)})
+	p.add("replace", path, injection.EncodeRevisions(slip))
 }
 
 // isSlipEntry is true of the managed fields of our patches: the order slip is all that they write to a Deployment's fields.

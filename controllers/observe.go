@@ -12,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/promotion"
 	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
 
@@ -141,6 +143,13 @@ type workloadObservation struct {
 	slip       map[string]string
 	assigned   []assignedSet
 	pods       []rollout.Pod
+	// replicaSets are those with something of ours, oldest first.
+	replicaSets []appsv1.ReplicaSet
+	// intent is that of the promotion under way; nil when none is. before are the contents of the revisions that it started from.
+	intent *promotion.Intent
+	before map[string]*injection.Content
+	// disruptionsAllowed is the smallest number that the PodDisruptionBudgets of its pods allow; nil when there is none.
+	disruptionsAllowed *int32
 	// gone are the keys on the slip whose set does not exist any more.
 	gone []string
 }
@@ -148,7 +157,7 @@ type workloadObservation struct {
 // assignedSet is a set on a workload's slip.
 type assignedSet struct {
 	injection.Set
-	minReadySeconds int32
+	strategy v1alpha1.UpdateStrategy
 	// handOver is true when the set is being deleted and its content is to stay.
 	handOver bool
 }
@@ -175,15 +184,13 @@ func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*
 		Name:     "Deployment " + name.String(),
 		Template: &deployment.Spec.Template,
 		Owned:    owned,
-		Rendered: map[string]*injection.Content{},
 	}
-	for key, revision := range marksOf(&deployment.Spec.Template) {
-		content, err := o.content(ctx, name.Namespace, revision)
-		if err != nil && !apierrors.IsNotFound(err) {
+	if observed.workload.Rendered, err = o.contents(ctx, name.Namespace, marksOf(&deployment.Spec.Template)); err != nil {
+		return nil, err
+	}
+	if observed.intent = promotion.ParseIntent(deployment.Annotations[v1alpha1.PromotionAnnotation]); observed.intent != nil {
+		if observed.before, err = o.contents(ctx, name.Namespace, observed.intent.From); err != nil {
 			return nil, err
-		}
-		if content != nil {
-			observed.workload.Rendered[key] = content
 		}
 	}
 	for key, revision := range slip {
@@ -192,8 +199,26 @@ func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*
 		}
 	}
 	slices.SortFunc(observed.assigned, func(a, b assignedSet) int { return strings.Compare(a.Key, b.Key) })
-	observed.pods, err = o.pods(ctx, deployment)
-	return observed, err
+	if err := o.addPods(ctx, observed); err != nil {
+		return nil, err
+	}
+	return observed, o.addDisruptionBudgets(ctx, observed)
+}
+
+// contents returns the contents of revisions by set, without those that are gone.
+func (o *observer) contents(ctx context.Context, namespace string, revisions map[string]string) (map[string]*injection.Content, error) {
+	result := map[string]*injection.Content{}
+	for key, revision := range revisions {
+		content, err := o.content(ctx, namespace, revision)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		result[key] = content
+	}
+	return result, nil
 }
 
 func (o *observer) addAssigned(ctx context.Context, observed *workloadObservation, key, revision string) error {
@@ -223,8 +248,8 @@ func (o *observer) addAssigned(ctx context.Context, observed *workloadObservatio
 			Content:   content,
 			Held:      set.Spec.UpdateStrategy.Paused && !deleting,
 		},
-		minReadySeconds: set.Spec.UpdateStrategy.MinReadySeconds,
-		handOver:        deleting && set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
+		strategy: set.Spec.UpdateStrategy,
+		handOver: deleting && set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
 	})
 	return nil
 }
@@ -237,25 +262,56 @@ func (o *observer) content(ctx context.Context, namespace, name string) (*inject
 	return injection.ParseContent(revision.Data.Raw)
 }
 
-// pods returns the pods of a Deployment that carry sidecars, run, and are not terminating.
-func (o *observer) pods(ctx context.Context, deployment *appsv1.Deployment) ([]rollout.Pod, error) {
+// addPods adds a Deployment's ReplicaSets that carry sidecars, and those of their pods that are not terminating.
+func (o *observer) addPods(ctx context.Context, observed *workloadObservation) error {
+	namespace := client.InNamespace(observed.deployment.Namespace)
 	var replicaSets appsv1.ReplicaSetList
-	if err := o.cache.List(ctx, &replicaSets, client.InNamespace(deployment.Namespace), client.MatchingFields{ownerIndex: string(deployment.UID)}); err != nil {
-		return nil, fmt.Errorf("listing ReplicaSets: %w", err)
+	if err := o.cache.List(ctx, &replicaSets, namespace, client.MatchingFields{ownerIndex: string(observed.deployment.UID)}); err != nil {
+		return fmt.Errorf("listing ReplicaSets: %w", err)
 	}
-	var result []rollout.Pod
+	observed.replicaSets = replicaSets.Items
+	slices.SortFunc(observed.replicaSets, func(a, b appsv1.ReplicaSet) int {
+		// As the Deployment controller sorts them (pkg/controller/controller_utils.go, ReplicaSetsByCreationTimestamp).
+		if order := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); order != 0 {
+			return order
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
 	for i := range replicaSets.Items {
 		var pods corev1.PodList
-		if err := o.cache.List(ctx, &pods, client.InNamespace(deployment.Namespace), client.MatchingFields{ownerIndex: string(replicaSets.Items[i].UID)}); err != nil {
-			return nil, fmt.Errorf("listing pods: %w", err)
+		if err := o.cache.List(ctx, &pods, namespace, client.MatchingFields{ownerIndex: string(replicaSets.Items[i].UID)}, client.UnsafeDisableDeepCopy); err != nil {
+			return fmt.Errorf("listing pods: %w", err)
 		}
 		for j := range pods.Items {
 			if pod := &pods.Items[j]; isActive(pod) {
-				result = append(result, rollout.PodOf(pod, injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation])))
+				observed.pods = append(observed.pods, rollout.PodOf(pod))
 			}
 		}
 	}
-	return result, nil
+	return nil
+}
+
+// addDisruptionBudgets adds what the PodDisruptionBudgets that cover the Deployment's pods allow.
+func (o *observer) addDisruptionBudgets(ctx context.Context, observed *workloadObservation) error {
+	var budgets policyv1.PodDisruptionBudgetList
+	if err := o.cache.List(ctx, &budgets, client.InNamespace(observed.deployment.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("listing PodDisruptionBudgets: %w", err)
+	}
+	for i := range budgets.Items {
+		if !covers(&budgets.Items[i], observed.deployment) {
+			continue
+		}
+		if allowed := budgets.Items[i].Status.DisruptionsAllowed; observed.disruptionsAllowed == nil || allowed < *observed.disruptionsAllowed {
+			observed.disruptionsAllowed = &allowed
+		}
+	}
+	return nil
+}
+
+// covers is true of a PodDisruptionBudget that selects the pods of a Deployment.
+func covers(budget *policyv1.PodDisruptionBudget, deployment *appsv1.Deployment) bool {
+	selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
+	return err == nil && selector.Matches(labels.Set(deployment.Spec.Template.Labels))
 }
 
 // isActive is true of the pods that a ReplicaSet counts (pkg/controller/controller_utils.go, IsPodActive).
@@ -322,4 +378,23 @@ func (o *observer) deploymentForPod(ctx context.Context, pod client.Object) []re
 		return nil
 	}
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: deployment.Name}}}
+}
+
+// deploymentsForBudget maps a PodDisruptionBudget to the Deployments with an order slip whose pods it covers.
+func (o *observer) deploymentsForBudget(ctx context.Context, object client.Object) []reconcile.Request {
+	budget, ok := object.(*policyv1.PodDisruptionBudget)
+	if !ok {
+		return nil
+	}
+	var deployments appsv1.DeploymentList
+	if err := o.cache.List(ctx, &deployments, client.InNamespace(budget.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		log.FromContext(ctx).Error(err, "Listing the Deployments of a PodDisruptionBudget", "PodDisruptionBudget", klog.KObj(budget))
+	}
+	var requests []reconcile.Request
+	for i := range deployments.Items {
+		if deployment := &deployments.Items[i]; len(slipOf(deployment)) > 0 && covers(budget, deployment) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(deployment)})
+		}
+	}
+	return requests
 }

@@ -103,7 +103,7 @@ var _ = Describe("Status", func() {
 		w := newWorld(ctx)
 		w.createDeployment(ctx, "web", webPod)
 		for i := range 5 {
-			spec := fmt.Sprintf(`{selector: {}, revisionHistoryLimit: 2, containers: [{name: agent, image: "agent:%d"}]}`, i)
+			spec := fmt.Sprintf(`{selector: {}, revisionHistoryLimit: 2, updateStrategy: {type: RollingUpdate}, containers: [{name: agent, image: "agent:%d"}]}`, i)
 			if i == 0 {
 				w.createSet(ctx, "log-agent", spec)
 			} else {
@@ -115,7 +115,7 @@ var _ = Describe("Status", func() {
 		w.converge(ctx)
 		Expect(w.revisionImages(ctx)).To(Equal([]string{"agent:2", "agent:3", "agent:4"}))
 
-		w.updateSet(ctx, "log-agent", `{selector: {}, revisionHistoryLimit: 2, containers: [{name: agent, image: "agent:3"}]}`)
+		w.updateSet(ctx, "log-agent", `{selector: {}, revisionHistoryLimit: 2, updateStrategy: {type: RollingUpdate}, containers: [{name: agent, image: "agent:3"}]}`)
 		w.converge(ctx)
 		Expect(w.revisionImages(ctx)).To(Equal([]string{"agent:2", "agent:4", "agent:3"}), "an old revision that is used again is the newest")
 	})

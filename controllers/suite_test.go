@@ -17,6 +17,7 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -91,7 +92,7 @@ func newWorld(ctx context.Context) *world {
 	observer := &observer{cache: uncached{operator}, live: operator, summaries: summaries, operatorNamespace: "sidecarset-system"}
 	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder}
 	w.deployments = &deploymentReconciler{
-		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries,
+		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, recorder: w.recorder,
 		now: func() time.Time { return time.Now().Add(w.ahead) },
 	}
 	return w
@@ -133,6 +134,7 @@ func (u uncached) List(ctx context.Context, list client.ObjectList, options ...c
 		list.Items = filter(list.Items, func(rs *appsv1.ReplicaSet) bool { return isInjected(rs) && keep(rs, ownerUID) })
 	case *corev1.PodList:
 		list.Items = filter(list.Items, func(pod *corev1.Pod) bool { return isInjected(pod) && keep(pod, ownerUID) })
+	case *policyv1.PodDisruptionBudgetList:
 	case *appsv1.ControllerRevisionList:
 		list.Items = filter(list.Items, func(r *appsv1.ControllerRevision) bool { return r.Labels[v1alpha1.SetLabel] != "" && keep(r, ownerUID) })
 	}

@@ -12,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -52,9 +53,11 @@ const reconciliationTimeout = 2 * time.Minute
 // +kubebuilder:rbac:groups=apps.sidecarset.io,resources=sidecarsets/status,verbs=patch
 // +kubebuilder:rbac:groups=apps.sidecarset.io,resources=sidecarsets/finalizers,verbs=update
 // +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get;list;watch;patch
-// +kubebuilder:rbac:groups=apps,resources=replicasets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=apps,resources=replicasets,verbs=get;list;watch;patch;delete
 // +kubebuilder:rbac:groups=apps,resources=controllerrevisions,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=pods/resize,verbs=patch
+// +kubebuilder:rbac:groups=policy,resources=poddisruptionbudgets,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Setup adds both controllers to a manager. The manager's cache has to have CacheOptions.
@@ -75,7 +78,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err := setupSets(mgr, sets, changedSets); err != nil {
 		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
 	}
-	deployments := &deploymentReconciler{observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, now: time.Now}
+	deployments := &deploymentReconciler{
+		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, recorder: sets.recorder, now: time.Now,
+	}
 	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {
 		return fmt.Errorf("setting up the controller of Deployments: %w", err)
 	}
@@ -100,8 +105,9 @@ func setupSets(mgr ctrl.Manager, reconciler *sidecarSetReconciler, changed <-cha
 func setupDeployments(mgr ctrl.Manager, reconciler *deploymentReconciler, concurrency int) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.Deployment{}, builder.WithPredicates(concernsUs)).
-		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &appsv1.Deployment{}, handler.OnlyControllerOwner()), builder.WithPredicates(appearsOrGoes)).
+		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &appsv1.Deployment{}, handler.OnlyControllerOwner()), builder.WithPredicates(replicaSetChanged)).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentForPod)).
+		Watches(&policyv1.PodDisruptionBudget{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentsForBudget)).
 		Watches(&v1alpha1.SidecarSet{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentsForSet), builder.WithPredicates(setChanged)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency, EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
 		Complete(reconciler)
@@ -122,8 +128,12 @@ var concernsUs = predicate.NewPredicateFuncs(func(object client.Object) bool {
 	return ok && (len(deployment.Annotations[v1alpha1.TargetRevisionsAnnotation]) > 0 || carriesOurs(deployment))
 })
 
-// appearsOrGoes keeps the many status updates of ReplicaSets out: pods and Deployments tell the same.
-var appearsOrGoes = predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}
+// replicaSetChanged keeps out the many status updates that pods tell of as well.
+var replicaSetChanged = predicate.Funcs{
+	UpdateFunc: func(update event.UpdateEvent) bool {
+		return update.ObjectOld.GetGeneration() != update.ObjectNew.GetGeneration()
+	},
+}
 
 // setsOfDeployment enqueues the sets that select a Deployment, are on its slip, or are in its template. What came together is reconciled
 // together: a set with many workloads is not reconciled for each of them.

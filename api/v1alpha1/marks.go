@@ -20,6 +20,14 @@ const (
 	// sets' controller assigned to it.
 	TargetRevisionsAnnotation = "sidecarset.io/target-revisions"
 
+	// PromotionAnnotation on a Deployment is there only while its template is being brought after its pods; it holds the intent as JSON
+	// (controllers/promotion).
+	PromotionAnnotation = "sidecarset.io/promotion"
+
+	// InPlaceAnnotation on a pod records its last in-place update as JSON: the revisions by set, when it began, and the IDs that the
+	// containers had which it restarts.
+	InPlaceAnnotation = "sidecarset.io/in-place"
+
 	// ExcludeAnnotation on a Deployment is set by its owner: "true" keeps every set away from it, a comma-separated list
 	// keeps the sets of these names away.
 	ExcludeAnnotation = "sidecarset.io/exclude"

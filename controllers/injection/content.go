@@ -95,16 +95,25 @@ func RevisionName(setName string, canonical []byte, collisionCount int32) string
 	return setName + "-" + Hash(canonical, collisionCount)
 }
 
-// SidecarNames returns the names of the containers that run beside the application: containers and native sidecars.
-func (c *Content) SidecarNames() []string {
-	var names []string
+// Sidecars returns the containers that run beside the application: native sidecars and containers.
+func (c *Content) Sidecars() []corev1.Container {
+	var sidecars []corev1.Container
 	for i := range c.InitContainers {
 		if c.InitContainers[i].IsNativeSidecar() {
-			names = append(names, c.InitContainers[i].Name)
+			sidecars = append(sidecars, c.InitContainers[i].Container)
 		}
 	}
 	for i := range c.Containers {
-		names = append(names, c.Containers[i].Name)
+		sidecars = append(sidecars, c.Containers[i].Container)
+	}
+	return sidecars
+}
+
+// sidecarNames returns their names.
+func (c *Content) sidecarNames() []string {
+	var names []string
+	for _, sidecar := range c.Sidecars() {
+		names = append(names, sidecar.Name)
 	}
 	return names
 }

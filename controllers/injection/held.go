@@ -27,7 +27,7 @@ func hold(set *Set, workload Workload, owned tree) *part {
 		containers:     named(items(spec, "containers"), content.hasContainer),
 		volumes:        named(items(spec, "volumes"), content.hasVolume),
 		mounts:         map[string][]tree{},
-		sidecars:       content.SidecarNames(),
+		sidecars:       content.sidecarNames(),
 	}
 	for i := range content.ImagePullSecrets {
 		name := content.ImagePullSecrets[i].Name

@@ -32,7 +32,7 @@ func (p *part) empty() bool {
 
 // render builds the part of a set for an application.
 func render(set *Set, app *application) (*part, *Problem) {
-	result := &part{set: set.Key, revision: set.Revision, mounts: map[string][]tree{}, sidecars: set.Content.SidecarNames()}
+	result := &part{set: set.Key, revision: set.Revision, mounts: map[string][]tree{}, sidecars: set.Content.sidecarNames()}
 	if metadata := set.Content.PodMetadata; metadata != nil {
 		result.labels, result.annotations = metadata.Labels, metadata.Annotations
 	}

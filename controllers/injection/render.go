@@ -23,6 +23,8 @@ type Plan struct {
 	Template map[string]any
 	// Changed is false when the template holds it already and we own exactly Keep: there is nothing to write.
 	Changed bool
+	// InPlace is true when nothing changes but what can be changed in running pods.
+	InPlace bool
 	// holds is true when the template holds it, whoever owns it.
 	holds bool
 	// Claims is true when applying Template credits us with fields beyond Keep, which have to be handed back.
@@ -33,6 +35,19 @@ type Plan struct {
 	Revisions map[string]string
 	// Problems are the sets that are left out, or held by the caller for a reason of its own.
 	Problems map[string]Problem
+}
+
+// AsIs is the plan that leaves everything that we own in a template as it is.
+func (r *Renderer) AsIs(workload Workload) (*Plan, error) {
+	live, err := r.schema.live(workload.Template)
+	if err != nil {
+		return nil, fmt.Errorf("keeping %s: %w", workload.Name, err)
+	}
+	plan := &Plan{Revisions: Revisions(workload.Template.Annotations[v1alpha1.RevisionsAnnotation])}
+	if _, err := r.compare(plan, ownedTemplate(live, workload.Owned), applicationOf(&workload), live); err != nil {
+		return nil, fmt.Errorf("keeping %s: %w", workload.Name, err)
+	}
+	return plan, nil
 }
 
 // KeepWithout returns what our field manager is to own when one set's content is left to the workload's owner. With no
@@ -90,9 +105,11 @@ func (r *Renderer) Render(workload Workload, sets []Set) (*Plan, error) {
 			plan.Revisions[set.Key] = fitted.revision
 		}
 	}
-	if err := r.compare(plan, markedConfiguration(accepted, plan.Revisions, app), app, live); err != nil {
+	merged, err := r.compare(plan, markedConfiguration(accepted, plan.Revisions, app), app, live)
+	if err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", workload.Name, err)
 	}
+	plan.InPlace = plan.Changed && !plan.holds && isInPlace(workload.Template, merged, workload.Owned.fields.Difference(plan.Keep))
 	return plan, nil
 }
 
@@ -208,29 +225,30 @@ func union(parts []*part) *part {
 	return result
 }
 
-// compare completes a plan: it adds hints where the order needs them, and tells whether there is anything to write.
-func (r *Renderer) compare(plan *Plan, template tree, app *application, live *typed.TypedValue) error {
+// compare completes a plan: it adds hints where the order needs them, and tells whether there is anything to write. merged is what the
+// template would be, before what we do not apply any more is pruned.
+func (r *Renderer) compare(plan *Plan, template tree, app *application, live *typed.TypedValue) (merged *typed.TypedValue, err error) {
 	config, merged, err := r.merge(template, live)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	claims := mountClaims(template, app)
 	if template != nil && !standInFront(items(object(template, "spec"), "initContainers"), merged) {
 		claims = append(claims, addHints(object(template, "spec"), app)...)
 		if config, merged, err = r.merge(template, live); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	fields, err := fieldsOf(config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	plan.Template = template
 	plan.Claims = len(claims) > 0
 	plan.Keep = fields.Difference(fieldpath.NewSet(claims...))
 	plan.holds = value.Equals(live.AsValue(), merged.AsValue())
 	plan.Changed = !plan.holds || !app.owned.fields.Leaves().Equals(plan.Keep.Leaves())
-	return nil
+	return merged, nil
 }
 
 func (r *Renderer) merge(template tree, live *typed.TypedValue) (config, merged *typed.TypedValue, err error) {

@@ -79,9 +79,11 @@ func Status(set Set, workloads []Workload) v1alpha1.SidecarSetStatus {
 
 // tally is the sum over a set's workloads.
 type tally struct {
-	workloads, settled, injecting, rolling, removing int32
-	pods, injected, updated, available, unavailable  int32
-	problems                                         []v1alpha1.Problem
+	workloads, settled, removing                    int32
+	injecting, rolling                              int32
+	updating, promoting, partitioned                int32
+	pods, injected, updated, available, unavailable int32
+	problems                                        []v1alpha1.Problem
 	// firstDegrading is the first problem that degrades the set; nil when none does.
 	firstDegrading *v1alpha1.Problem
 }
@@ -118,6 +120,12 @@ func (t *tally) add(set Set, workload *Workload) {
 	case workload.hasSettled(set.UpdateRevision):
 		t.settled++
 	case summary.Problem.degrades():
+	case summary.Phase == UpdatingPods:
+		t.updating++
+	case summary.Phase == Promoting:
+		t.promoting++
+	case summary.Phase == Partitioned:
+		t.partitioned++
 	case summary.Rendered == "" || summary.Injected < workload.Replicas:
 		t.injecting++
 	default:
@@ -157,6 +165,19 @@ func progressingCondition(set Set, sum tally) metav1.Condition {
 	case sum.rolling > 0:
 		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingWorkloads, "Rolling out in %s; %d of %d up to date.", workloads(sum.rolling), sum.settled, sum.workloads)
 	}
+	return inPlaceCondition(sum, is)
+}
+
+// inPlaceCondition tells of updates in place, which are the last thing to be told of.
+func inPlaceCondition(sum tally, is func(status metav1.ConditionStatus, reason, format string, args ...any) metav1.Condition) metav1.Condition {
+	switch {
+	case sum.updating > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonUpdatingPods, "Updating pods of %s in place; %d of %d up to date.", workloads(sum.updating), sum.settled, sum.workloads)
+	case sum.promoting > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonPromoting, "Bringing the template of %s after its pods; %d of %d up to date.", workloads(sum.promoting), sum.settled, sum.workloads)
+	case sum.partitioned > 0:
+		return is(metav1.ConditionFalse, v1alpha1.ReasonPartitioned, "updateStrategy.partition keeps pods of %s at the old revision; %d of %d up to date.", workloads(sum.partitioned), sum.settled, sum.workloads)
+	}
 	return is(metav1.ConditionFalse, v1alpha1.ReasonComplete, "%d of %s up to date.", sum.settled, workloads(sum.workloads))
 }
 
@@ -186,7 +207,7 @@ func readyCondition(set Set, sum tally, progressing, degraded metav1.Condition) 
 	switch {
 	case degraded.Status == metav1.ConditionTrue:
 		condition.Reason, condition.Message = degraded.Reason, degraded.Message
-	case progressing.Status == metav1.ConditionTrue || (set.Paused && sum.settled < sum.workloads):
+	case progressing.Status == metav1.ConditionTrue || progressing.Reason != v1alpha1.ReasonComplete && sum.settled < sum.workloads:
 		condition.Reason, condition.Message = progressing.Reason, progressing.Message
 	case sum.workloads == 0:
 		condition.Status, condition.Reason = metav1.ConditionTrue, v1alpha1.ReasonNoWorkloads

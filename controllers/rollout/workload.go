@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 )
 
@@ -26,45 +24,6 @@ type Deployment struct {
 	Replicas, ReadyReplicas int32
 }
 
-// Pod is what decisions need to know of a pod.
-type Pod struct {
-	// Revisions are the pod's marks, by set.
-	Revisions map[string]string
-	// AvailableSince holds, for each running and ready container, since when.
-	AvailableSince map[string]time.Time
-}
-
-// PodOf reads a pod.
-func PodOf(pod *corev1.Pod, revisions map[string]string) Pod {
-	result := Pod{Revisions: revisions, AvailableSince: map[string]time.Time{}}
-	containersReady := conditionTime(pod, corev1.ContainersReady)
-	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for i := range statuses {
-			if status := &statuses[i]; status.Ready && status.State.Running != nil {
-				// A container does not tell since when it is ready. All of them being ready is a later bound.
-				result.AvailableSince[status.Name] = latest(status.State.Running.StartedAt.Time, containersReady)
-			}
-		}
-	}
-	return result
-}
-
-func conditionTime(pod *corev1.Pod, conditionType corev1.PodConditionType) time.Time {
-	for i := range pod.Status.Conditions {
-		if condition := &pod.Status.Conditions[i]; condition.Type == conditionType && condition.Status == corev1.ConditionTrue {
-			return condition.LastTransitionTime.Time
-		}
-	}
-	return time.Time{}
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
 // Problem is why a workload is not as declared, for one set.
 type Problem struct {
 	Reason, Message string
@@ -76,12 +35,23 @@ func (p *Problem) degrades() bool {
 	return p != nil && !slices.Contains(waits, p.Reason)
 }
 
+// Phase is how a workload that has not settled gets there.
+type Phase string
+
+// The phases. A workload without one goes through its Deployment's own rollout.
+const (
+	UpdatingPods Phase = "UpdatingPods"
+	Promoting    Phase = "Promoting"
+	Partitioned  Phase = "Partitioned"
+)
+
 // Summary is what a workload's controller saw of one set in it.
 type Summary struct {
 	// Target is the revision on the slip that was acted upon.
 	Target string
 	// Rendered is the revision that the template holds; empty when it holds none.
 	Rendered string
+	Phase    Phase
 	// Injected, Updated and Available count pods: with any revision of the set, with Target, and those whose sidecars are available.
 	Injected, Updated, Available int32
 	// Problem is nil when all is well.
@@ -95,55 +65,32 @@ func (s Summary) Equal(other Summary) bool {
 	return s == other && (a == b || (a != nil && b != nil && *a == *b))
 }
 
-// Assignment is what the workload's controller was told about one set.
-type Assignment struct {
-	Key             string
-	Revision        string
-	Sidecars        []string
-	MinReadySeconds int32
-}
-
-// Summarize counts what became of an assignment in a workload. recheck is in how long a pod becomes available without any
+// Summarize counts what became of a set's revision in the pods of a workload. recheck is in how long a pod becomes available without any
 // event; zero when none does.
-func Summarize(assignment Assignment, rendered string, deployment Deployment, pods []Pod, problem *Problem, now time.Time) (summary Summary, recheck time.Duration) {
-	summary = Summary{Target: assignment.Revision, Rendered: rendered, Problem: problem}
-	for _, pod := range pods {
-		revision, injected := pod.Revisions[assignment.Key]
+func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, recheck time.Duration) {
+	summary = Summary{Target: set.Revision}
+	update := PodUpdate{Sets: []SetUpdate{set}, Now: now}
+	for i := range pods {
+		revision, injected := pods[i].Revisions[set.Key]
 		if !injected {
 			continue
 		}
 		summary.Injected++
-		if revision != assignment.Revision {
+		if revision != set.Revision {
 			continue
 		}
 		summary.Updated++
-		remaining, running := assignment.untilAvailable(pod, now)
-		switch {
-		case running && remaining <= 0:
+		if remaining, available := update.untilSidecarsAvailable(&pods[i]); available && remaining <= 0 {
 			summary.Available++
-		case running && (recheck == 0 || remaining < recheck):
-			recheck = remaining
+		} else {
+			recheck = soonest(recheck, remaining)
 		}
-	}
-	if problem == nil {
-		summary.Problem = deploymentProblem(deployment)
 	}
 	return summary, recheck
 }
 
-// untilAvailable tells whether all sidecars of a pod run and are ready, and how long it takes until they are available.
-func (a Assignment) untilAvailable(pod Pod, now time.Time) (remaining time.Duration, running bool) {
-	for _, name := range a.Sidecars {
-		since, ready := pod.AvailableSince[name]
-		if !ready {
-			return 0, false
-		}
-		remaining = max(remaining, since.Add(time.Duration(a.MinReadySeconds)*time.Second).Sub(now))
-	}
-	return remaining, true
-}
-
-func deploymentProblem(deployment Deployment) *Problem {
+// DeploymentProblem is why a Deployment's own rollout does not get on; nil when it does, or has.
+func DeploymentProblem(deployment Deployment) *Problem {
 	switch {
 	case deployment.Stuck:
 		return &Problem{v1alpha1.ReasonWorkloadStuck, "its rollout exceeded the Deployment's progressDeadlineSeconds: look at the pods of its newest ReplicaSet"}

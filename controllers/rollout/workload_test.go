@@ -21,76 +21,95 @@ func status(name string, ready bool, startedAt int64) corev1.ContainerStatus {
 }
 
 func TestPodOf(t *testing.T) {
-	pod := &corev1.Pod{Status: corev1.PodStatus{
-		InitContainerStatuses: []corev1.ContainerStatus{status("proxy", true, 10)},
-		ContainerStatuses: []corev1.ContainerStatus{
-			status("agent", true, 20), status("starting", false, 20),
-			{Name: "crashed", Ready: true, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}},
+	pod := &corev1.Pod{
+		Spec: corev1.PodSpec{
+			InitContainers: []corev1.Container{{Name: "proxy", Image: "p:1"}},
+			Containers:     []corev1.Container{{Name: "web", Image: "w:1"}, {Name: "agent", Image: "a:1"}, {Name: "starting"}, {Name: "crashed"}},
 		},
-	}}
+		Status: corev1.PodStatus{
+			InitContainerStatuses: []corev1.ContainerStatus{status("proxy", true, 10)},
+			ContainerStatuses: []corev1.ContainerStatus{
+				status("agent", true, 20), status("starting", false, 20),
+				{Name: "crashed", Ready: true, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}},
+			},
+		},
+	}
+	since := func(pod Pod) map[string]time.Time {
+		result := map[string]time.Time{}
+		for name, container := range pod.Containers {
+			if !container.AvailableSince.IsZero() {
+				result[name] = container.AvailableSince
+			}
+		}
+		return result
+	}
+	read := PodOf(pod)
 	want := map[string]time.Time{"proxy": time.Unix(10, 0), "agent": time.Unix(20, 0)}
-	if diff := cmp.Diff(want, PodOf(pod, nil).AvailableSince); diff != "" {
+	if diff := cmp.Diff(want, since(read)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if agent := read.Containers["agent"]; agent.List != "containers" || agent.Index != 1 || agent.Image != "a:1" {
+		t.Errorf("agent is %+v", agent)
 	}
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionTrue, LastTransitionTime: seconds(15)}}
 	want["proxy"] = time.Unix(15, 0)
-	if diff := cmp.Diff(want, PodOf(pod, nil).AvailableSince); diff != "" {
+	if diff := cmp.Diff(want, since(PodOf(pod))); diff != "" {
 		t.Errorf("all are ready since 15 (-want +got):\n%s", diff)
 	}
 }
 
 func TestSummarize(t *testing.T) {
 	pod := func(revision string, since ...int64) Pod {
-		result := Pod{Revisions: map[string]string{"set": revision}, AvailableSince: map[string]time.Time{}}
+		result := Pod{Revisions: map[string]string{"set": revision}, Containers: map[string]Container{}, Observed: true}
 		for i, second := range since {
-			result.AvailableSince[[]string{"agent", "proxy"}[i]] = time.Unix(second, 0)
+			result.Containers[[]string{"agent", "proxy"}[i]] = Container{ID: "x", AvailableSince: time.Unix(second, 0)}
 		}
 		return result
 	}
+	restarting := pod(current, 1, 1)
+	restarting.Update = &InPlaceUpdate{Containers: map[string]StartedContainer{"agent": {ID: "x"}}}
 	pods := []Pod{
 		pod(current, 10, 20), // available at 30
 		pod(current, 10, 24), // available at 34
 		pod(current, 10, 27), // available at 37
 		pod(current, 10),     // one sidecar is not ready
+		restarting,
 		pod(old, 1, 1),
 		{Revisions: map[string]string{"other": "other-1"}},
 	}
-	assignment := Assignment{Key: "set", Revision: current, Sidecars: []string{"agent", "proxy"}, MinReadySeconds: 10}
-	summary, recheck := Summarize(assignment, old, Deployment{Complete: true}, pods, nil, time.Unix(31, 0))
-	if diff := cmp.Diff(Summary{Target: current, Rendered: old, Injected: 5, Updated: 4, Available: 1}, summary); diff != "" {
+	set := SetUpdate{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent"}, {Name: "proxy"}}, MinReadySeconds: 10}
+	summary, recheck := Summarize(set, pods, time.Unix(31, 0))
+	if diff := cmp.Diff(Summary{Target: current, Injected: 6, Updated: 5, Available: 1}, summary); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}
 	if recheck != 3*time.Second {
 		t.Errorf("the next pod becomes available in 3s, not in %v", recheck)
 	}
-	if _, recheck := Summarize(assignment, old, Deployment{}, pods, nil, time.Unix(40, 0)); recheck != 0 {
+	if _, recheck := Summarize(set, pods, time.Unix(40, 0)); recheck != 0 {
 		t.Errorf("nothing becomes available by itself any more, and %v is waited for", recheck)
 	}
 }
 
 func TestProblemsOfTheDeployment(t *testing.T) {
-	own := &Problem{v1alpha1.ReasonMountConflict, "m"}
 	for _, test := range []struct {
 		name       string
 		deployment Deployment
-		problem    *Problem
 		want       string
 		degrades   bool
 	}{
-		{"none", Deployment{Complete: true}, nil, "", false},
-		{"stuck", Deployment{Stuck: true}, nil, v1alpha1.ReasonWorkloadStuck, true},
-		{"paused in a rollout", Deployment{Paused: true}, nil, v1alpha1.ReasonWorkloadPaused, false},
-		{"paused at rest", Deployment{Paused: true, Complete: true}, nil, "", false},
-		{"the set's own goes before", Deployment{Stuck: true}, own, v1alpha1.ReasonMountConflict, true},
+		{"none", Deployment{Complete: true}, "", false},
+		{"stuck", Deployment{Stuck: true}, v1alpha1.ReasonWorkloadStuck, true},
+		{"paused in a rollout", Deployment{Paused: true}, v1alpha1.ReasonWorkloadPaused, false},
+		{"paused at rest", Deployment{Paused: true, Complete: true}, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			summary, _ := Summarize(Assignment{}, "", test.deployment, nil, test.problem, time.Unix(0, 0))
+			problem := DeploymentProblem(test.deployment)
 			reason := ""
-			if summary.Problem != nil {
-				reason = summary.Problem.Reason
+			if problem != nil {
+				reason = problem.Reason
 			}
-			if reason != test.want || summary.Problem.degrades() != test.degrades {
-				t.Errorf("problem %q, degrades %v", reason, summary.Problem.degrades())
+			if reason != test.want || problem.degrades() != test.degrades {
+				t.Errorf("problem %q, degrades %v", reason, problem.degrades())
 			}
 		})
 	}

@@ -1,0 +1,263 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/promotion"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// goesInPlace is true of a plan that running pods can take, when it brings new revisions of the same sets and none of those wants a rolling
+// update. Without a new revision, somebody has changed the template, which is put right there.
+func (o *workloadObservation) goesInPlace(plan *injection.Plan) bool {
+	marks := marksOf(o.workload.Template)
+	sameSets := maps.EqualFunc(marks, plan.Revisions, func(string, string) bool { return true })
+	if !plan.InPlace || !sameSets || maps.Equal(marks, plan.Revisions) {
+		return false
+	}
+	return !slices.ContainsFunc(o.assigned, func(set assignedSet) bool {
+		return plan.Revisions[set.Key] != marks[set.Key] && set.strategy.Type == v1alpha1.RollingUpdateUpdateStrategyType
+	})
+}
+
+// isRollingOut is true while the Deployment replaces its pods, or may be about to: they are not worth an update.
+func (o *workloadObservation) isRollingOut() bool {
+	if o.deployment.Status.ObservedGeneration < o.deployment.Generation {
+		return true
+	}
+	template := injection.TemplateIdentity(&o.deployment.Spec.Template)
+	return slices.ContainsFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool {
+		return (*rs.Spec.Replicas > 0 || rs.Status.Replicas > 0) && rs.Annotations[templateIdentity] != template
+	})
+}
+
+// waitForRollout says of the sets that have something to update why they wait.
+func (o *workloadObservation) waitForRollout(plan *injection.Plan, result *outcome) {
+	if !plan.Changed {
+		return
+	}
+	marks := marksOf(o.workload.Template)
+	for key, revision := range plan.Revisions {
+		if revision != marks[key] {
+			result.phases[key] = rollout.UpdatingPods
+			result.problems[key] = rollout.Problem{
+				Reason:  v1alpha1.ReasonWorkloadRollingOut,
+				Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
+			}
+		}
+	}
+}
+
+// update is the set's part of an update of pods.
+func (s *assignedSet) update() rollout.SetUpdate {
+	return rollout.SetUpdate{
+		Key: s.Key, Revision: s.Revision, Sidecars: s.Content.Sidecars(),
+		MaxUnavailable: s.strategy.MaxUnavailable, Partition: s.strategy.Partition, MinReadySeconds: s.strategy.MinReadySeconds,
+	}
+}
+
+// podUpdate is what is decided from for the pods: the sets that are rendered as assigned, and may be updated in place.
+func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate {
+	update := rollout.PodUpdate{
+		Desired:            *o.deployment.Spec.Replicas,
+		MinReadySeconds:    o.deployment.Spec.MinReadySeconds,
+		Pods:               o.pods,
+		DisruptionsAllowed: o.disruptionsAllowed,
+	}
+	for i := range o.assigned {
+		set := &o.assigned[i]
+		if plan.Revisions[set.Key] == set.Revision && !set.Held && set.strategy.Type != v1alpha1.RollingUpdateUpdateStrategyType {
+			update.Sets = append(update.Sets, set.update())
+		}
+	}
+	return update
+}
+
+// updatePods updates the pods that may be updated now, and when all are, lets the template follow.
+func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
+	update := observed.podUpdate(plan)
+	update.Now = r.now()
+	step := rollout.NextPods(update)
+	result.tell(update, step, plan)
+	for i := range step.Updates {
+		patch := &step.Updates[i]
+		err := client.IgnoreNotFound(r.writer.updatePod(ctx, observed.deployment.Namespace, patch, update.Now))
+		if isRefusal(err) {
+			return r.fallBack(ctx, observed, plan, err)
+		}
+		if err != nil {
+			return result, err
+		}
+		log.FromContext(ctx).Info("Updated pod", "Pod", klog.KRef(observed.deployment.Namespace, patch.Pod.Name), "revisions", patch.Revisions())
+	}
+	if plan.Changed && len(step.Updates) == 0 && (step.Done || update.Desired == 0) {
+		return r.beginPromotion(ctx, observed, plan, result)
+	}
+	return result, nil
+}
+
+// tell says of the sets in an update how far they are, and why they wait.
+func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *injection.Plan) {
+	o.recheck = soonest(o.recheck, step.Recheck)
+	for i := range update.Sets {
+		key := update.Sets[i].Key
+		switch {
+		case step.Partitioned:
+			o.phases[key] = rollout.Partitioned
+		case step.Done && plan.Changed:
+			o.phases[key] = rollout.Promoting
+		case !step.Done:
+			o.phases[key] = rollout.UpdatingPods
+		}
+		if step.BlockedByDisruptionBudget {
+			o.problems[key] = rollout.Problem{
+				Reason:  v1alpha1.ReasonDisruptionBudget,
+				Message: "a PodDisruptionBudget allows no disruption of its pods now: they are updated when it does",
+			}
+		}
+	}
+}
+
+// fallBack lets a change go through the template that the API server refuses in running pods, because of the quality of service class, say,
+// or because PodSecurity judges the whole pod anew.
+func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadObservation, plan *injection.Plan, refusal error) (*outcome, error) {
+	log.FromContext(ctx).Info("Updating by the Deployment's rolling update, since pods can not be updated in place", "reason", serverWords(refusal))
+	r.recorder.Eventf(observed.deployment, nil, corev1.EventTypeWarning, v1alpha1.ReasonRollingWorkloads, "Reconcile",
+		"Pods can not be updated in place, so the Deployment rolls out the change: %s", serverWords(refusal))
+	return r.applyStructurally(ctx, observed, plan)
+}
+
+// snapshot is what a promotion is decided from.
+func (o *workloadObservation) snapshot() promotion.Snapshot {
+	snapshot := promotion.Snapshot{
+		Deployment: promotion.Deployment{
+			Observed:        o.deployment.Status.ObservedGeneration >= o.deployment.Generation,
+			Paused:          o.deployment.Spec.Paused,
+			SpecReplicas:    *o.deployment.Spec.Replicas,
+			UpdatedReplicas: o.deployment.Status.UpdatedReplicas,
+			Template:        injection.TemplateIdentity(&o.deployment.Spec.Template),
+			Application:     injection.ApplicationIdentity(&o.deployment.Spec.Template),
+		},
+		Intent: o.intent,
+	}
+	for i := range o.replicaSets {
+		rs := &o.replicaSets[i]
+		snapshot.ReplicaSets = append(snapshot.ReplicaSets, promotion.ReplicaSet{
+			UID: rs.UID, Template: rs.Annotations[templateIdentity], SpecReplicas: *rs.Spec.Replicas, Replicas: rs.Status.Replicas,
+		})
+	}
+	return snapshot
+}
+
+func (o *workloadObservation) replicaSet(uid types.UID) *appsv1.ReplicaSet {
+	index := slices.IndexFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool { return rs.UID == uid })
+	if index < 0 {
+		return nil
+	}
+	return &o.replicaSets[index]
+}
+
+// beginPromotion lets the template follow its pods.
+func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
+	snapshot := observed.snapshot()
+	snapshot.Now = r.now()
+	step := promotion.Next(snapshot)
+	log.FromContext(ctx).V(1).Info("Promoting", "action", step.Action, "reason", step.Reason)
+	switch step.Action {
+	case promotion.ApplyPlainly:
+		return r.applyStructurally(ctx, observed, plan)
+	case promotion.Begin:
+		intent := &promotion.Intent{
+			ReplicaSet: step.ReplicaSet, Application: snapshot.Deployment.Application,
+			From: marksOf(observed.workload.Template), StartedAt: snapshot.Now.UTC(),
+		}
+		return result, r.writeIntent(ctx, observed, plan, intent, result)
+	default:
+	}
+	return result, nil
+}
+
+// writeIntent is step 1 of a promotion. Sets that the API server refuses to have in the template are held there, with its words as their
+// problem; their pods have the new revision all the same.
+func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *workloadObservation, plan *injection.Plan, intent *promotion.Intent, result *outcome) error {
+	err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, intent: intent})
+	if isFieldConflict(err) {
+		err = r.applyOverOwnPast(ctx, observed, plan, err)
+	}
+	if !isRefusal(err) {
+		return err
+	}
+	accepted, err := r.narrow(ctx, observed, err)
+	if err != nil {
+		return err
+	}
+	result.addProblems(accepted.Problems)
+	if !accepted.Changed {
+		return nil
+	}
+	return r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: accepted, intent: intent})
+}
+
+// promote takes a promotion that is under way one step further.
+func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadObservation) (*outcome, error) {
+	plan, err := r.renderer.AsIs(observed.workload)
+	if err != nil {
+		return nil, err
+	}
+	result := newOutcome(plan)
+	for i := range observed.assigned {
+		result.phases[observed.assigned[i].Key] = rollout.Promoting
+	}
+	snapshot := observed.snapshot()
+	snapshot.Now = r.now()
+	step := promotion.Next(snapshot)
+	result.recheck = step.Recheck
+	log.FromContext(ctx).V(1).Info("Promoting", "action", step.Action, "reason", step.Reason)
+	switch step.Action {
+	case promotion.DeleteTwin:
+		err = r.writer.deleteReplicaSet(ctx, observed.replicaSet(step.ReplicaSet))
+	case promotion.PatchReplicaSet:
+		err = r.writer.patchReplicaSet(ctx, observed.replicaSet(step.ReplicaSet), &observed.deployment.Spec.Template)
+	case promotion.Finish:
+		if err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan}); err == nil {
+			log.FromContext(ctx).Info("Ended promotion", "reason", step.Reason, "revisions", plan.Revisions)
+		}
+	case promotion.Undo:
+		err = r.undoPromotion(ctx, observed, plan)
+	default:
+	}
+	return result, err
+}
+
+// undoPromotion puts the template back that the ReplicaSet still has. Without the revisions that it was rendered from, it ends the promotion
+// as it is.
+func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan) error {
+	var before []injection.Set
+	for key, content := range observed.before {
+		before = append(before, injection.Set{Key: key, Revision: observed.intent.From[key], Content: content})
+	}
+	plan := asIs
+	if len(before) == len(observed.intent.From) {
+		rendered, err := r.renderer.Render(observed.workload, before)
+		if err != nil {
+			return fmt.Errorf("undoing a promotion: %w", err)
+		}
+		plan = rendered
+	}
+	return r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
+}

@@ -1,0 +1,255 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rollout
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// PodUpdate is what is decided from when the pods of a workload are updated in place.
+type PodUpdate struct {
+	// Desired is how many pods the Deployment wants, and MinReadySeconds for how long it wants them to be ready.
+	Desired         int32
+	MinReadySeconds int32
+	// Pods are those that are not terminating.
+	Pods []Pod
+	// Sets are those that may be updated in this workload.
+	Sets []SetUpdate
+	// DisruptionsAllowed is the smallest number that the PodDisruptionBudgets of the pods allow; nil when there is none.
+	DisruptionsAllowed *int32
+	Now                time.Time
+}
+
+// SetUpdate is one set's part of it.
+type SetUpdate struct {
+	Key, Revision string
+	// Sidecars are the containers and native sidecars of the revision.
+	Sidecars        []corev1.Container
+	MaxUnavailable  *intstr.IntOrString
+	Partition       *intstr.IntOrString
+	MinReadySeconds int32
+}
+
+// PodStep is what to do with the pods of a workload.
+type PodStep struct {
+	// Updates are the pods to update now.
+	Updates []PodPatch
+	// Done is true when every pod runs every set's revision and is available with it.
+	Done bool
+	// Partitioned is true when only partitions keep pods at old revisions.
+	Partitioned bool
+	// BlockedByDisruptionBudget is true when a PodDisruptionBudget alone keeps pods from being updated.
+	BlockedByDisruptionBudget bool
+	// Recheck is after how long time alone makes a pod available; zero when it does not.
+	Recheck time.Duration
+}
+
+// PodPatch says which sets to update in a pod.
+type PodPatch struct {
+	Pod  Pod
+	Sets []SetUpdate
+}
+
+// Images are the images that a patch brings, by container, of those that change.
+func (p *PodPatch) Images() map[string]string {
+	images := map[string]string{}
+	for i := range p.Sets {
+		for _, sidecar := range p.Sets[i].Sidecars {
+			if p.Pod.Containers[sidecar.Name].Image != sidecar.Image {
+				images[sidecar.Name] = sidecar.Image
+			}
+		}
+	}
+	return images
+}
+
+// Revisions are the pod's marks after a patch.
+func (p *PodPatch) Revisions() map[string]string {
+	revisions := maps.Clone(p.Pod.Revisions)
+	for i := range p.Sets {
+		revisions[p.Sets[i].Key] = p.Sets[i].Revision
+	}
+	return revisions
+}
+
+// Resources are the resources that a patch brings, by container, of those that change.
+func (p *PodPatch) Resources() map[string]corev1.ResourceRequirements {
+	resources := map[string]corev1.ResourceRequirements{}
+	for i := range p.Sets {
+		for _, sidecar := range p.Sets[i].Sidecars {
+			wanted := withDefaultRequests(sidecar.Resources)
+			if !equality.Semantic.DeepEqual(p.Pod.Containers[sidecar.Name].Resources, wanted) {
+				resources[sidecar.Name] = wanted
+			}
+		}
+	}
+	return resources
+}
+
+// withDefaultRequests requests what is limited and not requested, as the API server does (pkg/apis/core/v1/defaults.go, SetDefaults_Pod).
+func withDefaultRequests(resources corev1.ResourceRequirements) corev1.ResourceRequirements {
+	result := *resources.DeepCopy()
+	for name, quantity := range result.Limits {
+		if _, requested := result.Requests[name]; requested {
+			continue
+		}
+		if result.Requests == nil {
+			result.Requests = corev1.ResourceList{}
+		}
+		result.Requests[name] = quantity
+	}
+	return result
+}
+
+// Record is what the pod's annotation is to say of a patch.
+func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
+	record := InPlaceUpdate{Revisions: map[string]string{}, StartedAt: now.UTC().Truncate(time.Second), Containers: p.Pod.restarts(p.Images())}
+	for i := range p.Sets {
+		record.Revisions[p.Sets[i].Key] = p.Sets[i].Revision
+	}
+	// What an earlier update was to restart and this one does not change has still to restart.
+	if p.Pod.Update != nil {
+		for name, before := range p.Pod.Update.Containers {
+			if _, again := p.Images()[name]; !again {
+				record.Containers[name] = before
+			}
+		}
+	}
+	return record
+}
+
+// NextPods decides which pods are updated now: unavailable ones first, which cost nothing, then the youngest, as far as the budget allows.
+// An old snapshot therefore leads to the same pods again.
+func NextPods(update PodUpdate) PodStep {
+	pods := slices.Clone(update.Pods)
+	slices.SortFunc(pods, update.compare)
+	budget := budgetOf(&update)
+	left := make([]int32, len(update.Sets))
+	for i := range update.Sets {
+		left[i] = update.quota(&update.Sets[i])
+	}
+	step := PodStep{Done: len(pods) >= int(update.Desired)}
+	for i := range pods {
+		pod := &pods[i]
+		behind, allowed := update.behind(pod, left)
+		if behind > 0 {
+			step.Done = false
+			step.Partitioned = step.Partitioned || len(allowed) == 0
+		} else if remaining, available := update.untilSidecarsAvailable(pod); !available || remaining > 0 {
+			step.Done = false
+			step.Recheck = soonest(step.Recheck, remaining)
+		}
+		if len(allowed) == 0 {
+			continue
+		}
+		if pod.isAvailable(update.MinReadySeconds, update.Now) {
+			if budget.free == 0 {
+				step.BlockedByDisruptionBudget = budget.blockedByDisruptionBudget
+				step.Recheck = soonest(step.Recheck, update.untilNextAvailable())
+				continue
+			}
+			budget.free--
+		}
+		patch := PodPatch{Pod: *pod}
+		for _, set := range allowed {
+			left[set]--
+			patch.Sets = append(patch.Sets, update.Sets[set])
+		}
+		step.Updates = append(step.Updates, patch)
+	}
+	step.Partitioned = step.Partitioned && len(step.Updates) == 0 && update.onlyPartitioned()
+	return step
+}
+
+// compare orders pods: unavailable ones first, then the youngest, then by name.
+func (u *PodUpdate) compare(a, b Pod) int {
+	availableA, availableB := a.isAvailable(u.MinReadySeconds, u.Now), b.isAvailable(u.MinReadySeconds, u.Now)
+	switch {
+	case availableA != availableB && !availableA:
+		return -1
+	case availableA != availableB:
+		return 1
+	case !a.CreatedAt.Equal(b.CreatedAt):
+		return b.CreatedAt.Compare(a.CreatedAt)
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// quota is how many more pods of a set may be updated before its partition keeps the rest.
+func (u *PodUpdate) quota(set *SetUpdate) int32 {
+	quota := u.Desired - Partition(set.Partition, u.Desired)
+	for i := range u.Pods {
+		if set.isCurrent(&u.Pods[i]) {
+			quota--
+		}
+	}
+	return max(0, quota)
+}
+
+// behind counts the sets that a pod is behind with, and returns the indexes of those whose partition lets it be updated.
+func (u *PodUpdate) behind(pod *Pod, left []int32) (count int, allowed []int) {
+	for i := range u.Sets {
+		if u.Sets[i].isCurrent(pod) {
+			continue
+		}
+		count++
+		if left[i] > 0 {
+			allowed = append(allowed, i)
+		}
+	}
+	return count, allowed
+}
+
+// isCurrent is true when a pod says that it is at the set's revision, and its images are the revision's. Its resources are not looked
+// at: something like a vertical autoscaler may own them.
+func (s *SetUpdate) isCurrent(pod *Pod) bool {
+	if pod.Revisions[s.Key] != s.Revision {
+		return false
+	}
+	return !slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].Image != sidecar.Image })
+}
+
+// untilSidecarsAvailable tells whether the sidecars of a pod that is current run and are ready, and how long it takes until they have been so
+// for long enough.
+func (u *PodUpdate) untilSidecarsAvailable(pod *Pod) (remaining time.Duration, available bool) {
+	if pod.isRestarting() {
+		return 0, false
+	}
+	for i := range u.Sets {
+		for j := range u.Sets[i].Sidecars {
+			since := pod.Containers[u.Sets[i].Sidecars[j].Name].AvailableSince
+			if since.IsZero() {
+				return 0, false
+			}
+			remaining = max(remaining, since.Add(time.Duration(u.Sets[i].MinReadySeconds)*time.Second).Sub(u.Now))
+		}
+	}
+	return remaining, true
+}
+
+// untilNextAvailable is after how long the next ready pod becomes available.
+func (u *PodUpdate) untilNextAvailable() time.Duration {
+	var next time.Duration
+	for i := range u.Pods {
+		if remaining, ready := u.Pods[i].untilAvailable(u.MinReadySeconds, u.Now); ready {
+			next = soonest(next, remaining)
+		}
+	}
+	return next
+}
+
+// onlyPartitioned is true when no set has pods left that its partition would let go.
+func (u *PodUpdate) onlyPartitioned() bool {
+	return !slices.ContainsFunc(u.Sets, func(set SetUpdate) bool {
+		behind := slices.ContainsFunc(u.Pods, func(pod Pod) bool { return !set.isCurrent(&pod) })
+		return behind && u.quota(&set) > 0
+	})
+}
