@@ -13,6 +13,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -44,23 +45,26 @@ type templateWrite struct {
 // applyTemplate brings a Deployment's template to a plan by server-side apply, never forced. The claims that this makes on items of the
 // application are handed back, unless a promotion begins: the write that ends it will make them again. What an earlier promotion applied
 // (pause, intent) is taken back by not being applied again.
-func (w *writer) applyTemplate(ctx context.Context, deployment *appsv1.Deployment, write templateWrite) error {
+//
+// changed is false when the template is the same as before.
+func (w *writer) applyTemplate(ctx context.Context, deployment *appsv1.Deployment, write templateWrite) (changed bool, err error) {
 	config := write.configuration(deployment)
 	options := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldManager)}
 	if write.dryRun {
 		options = append(options, client.DryRunAll)
 	}
 	if err := w.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(config), options...); err != nil {
-		return fmt.Errorf("applying the template: %w", err)
-	}
-	if write.dryRun || write.intent != nil || !write.plan.Claims {
-		return nil
+		return false, fmt.Errorf("applying the template: %w", err)
 	}
 	applied := &appsv1.Deployment{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(config.Object, applied); err != nil {
-		return fmt.Errorf("reading the applied Deployment: %w", err)
+		return false, fmt.Errorf("reading the applied Deployment: %w", err)
 	}
-	return w.keepFields(ctx, applied, write.plan.Keep)
+	changed = !equality.Semantic.DeepEqual(deployment.Spec.Template, applied.Spec.Template)
+	if write.dryRun || write.intent != nil || !write.plan.Claims {
+		return changed, nil
+	}
+	return changed, w.keepFields(ctx, applied, write.plan.Keep)
 }
 
 // configuration is the apply configuration of a write. Without the uid, it would create a Deployment that was deleted in the meantime.
@@ -106,7 +110,7 @@ func (w *writer) keepFields(ctx context.Context, deployment *appsv1.Deployment, 
 func (w *writer) handOver(ctx context.Context, deployment *appsv1.Deployment, keep *fieldpath.Set, slip map[string]string) error {
 	patch := newJSONPatch(deployment)
 	patch.setSlip(slip)
-	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+	if err := patch.changeFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
 		switch {
 		case injection.IsOurs(entry):
 			return keep
@@ -125,7 +129,7 @@ func (w *writer) handOver(ctx context.Context, deployment *appsv1.Deployment, ke
 func (w *writer) removeSlip(ctx context.Context, deployment *appsv1.Deployment) error {
 	patch := newJSONPatch(deployment)
 	patch.setSlip(nil)
-	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+	if err := patch.changeFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
 		if isSlipEntry(entry) {
 			return fieldpath.NewSet()
 		}
@@ -136,20 +140,26 @@ func (w *writer) removeSlip(ctx context.Context, deployment *appsv1.Deployment) 
 	return w.patchDeployment(ctx, deployment, patch)
 }
 
-// takeBack removes fields from the entries of all other managers. It is for fields that hold what we rendered earlier, and that a
-// "kubectl rollout undo" has put under its own name. The Deployment has to come with its managed fields.
-func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, taken *fieldpath.Set) error {
+// takeBack makes us the owner of fields, and takes them from those who wrote them once, such as "kubectl rollout undo" and "kubectl edit". Who
+// declares them, by apply, keeps them. The fields have to hold what we rendered, and the Deployment has to come with its managed fields.
+func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, lost *fieldpath.Set) error {
 	patch := newJSONPatch(deployment)
-	if err := patch.reduceFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
-		if injection.IsOurs(entry) {
+	if err := patch.changeFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+		switch {
+		case injection.IsOurs(entry):
+			return fields.Union(lost)
+		case entry.Operation == metav1.ManagedFieldsOperationApply || entry.Manager == clientSideApply:
 			return fields
 		}
-		return fields.Difference(taken)
+		return fields.Difference(lost)
 	}); err != nil {
 		return err
 	}
 	return w.patchDeployment(ctx, deployment, patch)
 }
+
+// clientSideApply is the manager that "kubectl apply" writes as: an update in form, and a declaration in meaning.
+const clientSideApply = "kubectl-client-side-apply"
 
 // writeSlip replaces a Deployment's order slip by one that is not empty.
 func (w *writer) writeSlip(ctx context.Context, deployment *appsv1.Deployment, slip map[string]string) error {
@@ -314,7 +324,8 @@ func (w *writer) setFinalizer(ctx context.Context, set *v1alpha1.SidecarSet, pre
 func (w *writer) writeStatus(ctx context.Context, set *v1alpha1.SidecarSet, status v1alpha1.SidecarSetStatus) error {
 	changed := set.DeepCopy()
 	changed.Status = status
-	if err := w.client.Status().Patch(ctx, changed, client.MergeFrom(set), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+	patch := client.MergeFromWithOptions(set, client.MergeFromWithOptimisticLock{})
+	if err := w.client.Status().Patch(ctx, changed, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	return nil

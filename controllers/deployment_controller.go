@@ -5,6 +5,7 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
 	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
@@ -32,6 +34,7 @@ type deploymentReconciler struct {
 	observer  *observer
 	writer    *writer
 	renderer  *injection.Renderer
+	refusals  *refusals
 	summaries *summaries
 	recorder  events.EventRecorder
 	now       func() time.Time
@@ -45,15 +48,13 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	}
 	if observed == nil {
 		r.summaries.put(request.NamespacedName, nil)
+		r.refusals.forget(request.NamespacedName)
 		return reconcile.Result{}, nil
 	}
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
 		return quietly(err)
 	}
 	outcome, err := r.advance(ctx, observed)
-	if outcome == nil {
-		return quietly(err)
-	}
 	recheck := r.report(observed, outcome)
 	if err != nil {
 		return quietly(err)
@@ -70,9 +71,18 @@ type outcome struct {
 	recheck time.Duration
 }
 
-func newOutcome(plan *injection.Plan) *outcome {
+func newOutcome(problems map[string]injection.Problem) *outcome {
 	result := &outcome{problems: map[string]rollout.Problem{}, phases: map[string]rollout.Phase{}}
-	result.addProblems(plan.Problems)
+	result.addProblems(problems)
+	return result
+}
+
+// failed is the outcome for all sets of a workload whose template can not be dealt with.
+func failed(observed *workloadObservation, err error) *outcome {
+	result := newOutcome(nil)
+	for i := range observed.assigned {
+		result.problems[observed.assigned[i].Key] = rollout.Problem{Reason: v1alpha1.ReasonPreflightFailed, Message: err.Error()}
+	}
 	return result
 }
 
@@ -92,15 +102,14 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	}
 	plan, err := r.renderer.Render(observed.workload, observed.sets())
 	if err != nil {
-		return nil, err
+		return failed(observed, err), err
 	}
-	result := newOutcome(plan)
-	if plan.Changed {
-		if wait := r.untilSettled(observed); wait > 0 {
-			result.recheck = soonest(result.recheck, wait)
-			return result, nil
-		}
+	result := newOutcome(plan.Problems)
+	if wait := r.untilSettled(observed); wait > 0 && (plan.Changed || observed.misses()) {
+		result.recheck = soonest(result.recheck, wait)
+		return result, nil
 	}
+	observed.tellMissing(result)
 	switch {
 	case plan.Changed && !observed.goesInPlace(plan):
 		return r.applyStructurally(ctx, observed, plan)
@@ -121,11 +130,11 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 		}
 		return true, changeSlip(ctx, r.observer, r.writer, observed.deployment, slip)
 	}
-	leaving := slices.IndexFunc(observed.assigned, func(set assignedSet) bool { return set.handOver })
-	if leaving < 0 {
+	handed := slices.IndexFunc(observed.assigned, func(set assignedSet) bool { return set.standing == handedOver })
+	if handed < 0 {
 		return false, nil
 	}
-	key := observed.assigned[leaving].Key
+	key := observed.assigned[handed].Key
 	delete(slip, key)
 	keep, err := r.renderer.KeepWithout(observed.workload, key)
 	if err != nil {
@@ -139,24 +148,45 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 	return true, r.writer.handOver(ctx, deployment, keep, slip)
 }
 
-// untilSettled is how long the slip has to be left alone. A clock that differs from the API server's makes it shorter, never longer.
+// untilSettled is how long the slip has to be left alone. A clock that differs from the API server's makes it shorter, never longer. A slip
+// that is not ours is one that a rollback restored: the sets' controller puts it right.
 func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.Duration {
-	for i := range observed.deployment.ManagedFields {
-		entry := &observed.deployment.ManagedFields[i]
-		if entry.Operation != metav1.ManagedFieldsOperationUpdate || entry.Time == nil {
-			continue
-		}
-		if age := r.now().Sub(entry.Time.Time); age >= 0 && age < slipSettles {
-			return slipSettles - age
-		}
+	if len(observed.slip) == 0 {
+		return 0
+	}
+	index := slices.IndexFunc(observed.deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool { return isSlipEntry(&entry) })
+	if index < 0 {
+		return slipSettles
+	}
+	written := observed.deployment.ManagedFields[index].Time
+	if written == nil {
+		return 0
+	}
+	if age := r.now().Sub(written.Time); age >= 0 && age < slipSettles {
+		return slipSettles - age
 	}
 	return 0
 }
 
-// report keeps a summary for each set on the slip. It returns after how long a pod becomes available without any event.
+// misses is true when a revision on the slip is not there. That is so for a moment when the slip comes into the cache ahead of it.
+func (o *workloadObservation) misses() bool {
+	return slices.ContainsFunc(o.assigned, func(set assignedSet) bool { return set.standing == missing })
+}
+
+func (o *workloadObservation) tellMissing(result *outcome) {
+	for i := range o.assigned {
+		if set := &o.assigned[i]; set.standing == missing {
+			result.problems[set.Key] = rollout.Problem{
+				Reason:  v1alpha1.ReasonPreflightFailed,
+				Message: fmt.Sprintf("the ControllerRevision %q that it was assigned is gone: change the set, or unpause it, to have it made again", set.Revision),
+			}
+		}
+	}
+}
+
+// report keeps a summary for each set on the slip, and for those that have a problem with leaving. It returns after how long a pod becomes available without any event.
 func (r *deploymentReconciler) report(observed *workloadObservation, outcome *outcome) (recheck time.Duration) {
 	marks := marksOf(observed.workload.Template)
-	ofDeployment := rollout.DeploymentProblem(rolloutOf(observed.deployment))
 	summaries := map[string]rollout.Summary{}
 	for i := range observed.assigned {
 		set := &observed.assigned[i]
@@ -165,7 +195,10 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		if problem, ok := outcome.problems[set.Key]; ok {
 			summary.Problem = &problem
 		} else if observed.intent == nil {
-			summary.Problem = ofDeployment
+			summary.Problem = rollout.DeploymentProblem(rolloutOf(observed.deployment), summary)
+		}
+		if set.standing == leaving && summary.Problem == nil {
+			continue
 		}
 		summaries[set.Key] = summary
 		recheck = soonest(recheck, until)
@@ -174,10 +207,13 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 	return recheck
 }
 
+// sets are those that the template is to have.
 func (o *workloadObservation) sets() []injection.Set {
-	sets := make([]injection.Set, 0, len(o.assigned))
+	var sets []injection.Set
 	for i := range o.assigned {
-		sets = append(sets, o.assigned[i].Set)
+		if o.assigned[i].standing != leaving {
+			sets = append(sets, o.assigned[i].Set)
+		}
 	}
 	return sets
 }

@@ -195,9 +195,9 @@ func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *wor
 // writeIntent is step 1 of a promotion. Sets that the API server refuses to have in the template are held there, with its words as their
 // problem; their pods have the new revision all the same.
 func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *workloadObservation, plan *injection.Plan, intent *promotion.Intent, result *outcome) error {
-	err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, intent: intent})
+	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, intent: intent})
 	if isFieldConflict(err) {
-		err = r.applyOverOwnPast(ctx, observed, plan, err)
+		err = r.takeBackPast(ctx, observed, err)
 	}
 	if !isRefusal(err) {
 		return err
@@ -210,16 +210,17 @@ func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *worklo
 	if !accepted.Changed {
 		return nil
 	}
-	return r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: accepted, intent: intent})
+	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: accepted, intent: intent})
+	return err
 }
 
 // promote takes a promotion that is under way one step further.
 func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadObservation) (*outcome, error) {
 	plan, err := r.renderer.AsIs(observed.workload)
 	if err != nil {
-		return nil, err
+		return failed(observed, err), err
 	}
-	result := newOutcome(plan)
+	result := newOutcome(nil)
 	for i := range observed.assigned {
 		result.phases[observed.assigned[i].Key] = rollout.Promoting
 	}
@@ -234,7 +235,7 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 	case promotion.PatchReplicaSet:
 		err = r.writer.patchReplicaSet(ctx, observed.replicaSet(step.ReplicaSet), &observed.deployment.Spec.Template)
 	case promotion.Finish:
-		if err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan}); err == nil {
+		if _, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan}); err == nil {
 			log.FromContext(ctx).Info("Ended promotion", "reason", step.Reason, "revisions", plan.Revisions)
 		}
 	case promotion.Undo:
@@ -259,5 +260,6 @@ func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *work
 		}
 		plan = rendered
 	}
-	return r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
+	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
+	return err
 }

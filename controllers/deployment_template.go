@@ -9,78 +9,120 @@ import (
 	"maps"
 	"slices"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
 // applyStructurally writes the template, which its Deployment then rolls out. When the API server refuses it, the sets that it refuses are
-// held as they are, with its words as their problem, and the others are applied without them.
+// held as they are, with its words as their problem, and the others are applied without them. What was refused is not sent again before
+// something changes, or some time has passed.
 func (r *deploymentReconciler) applyStructurally(ctx context.Context, observed *workloadObservation, plan *injection.Plan) (*outcome, error) {
-	err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
+	name := client.ObjectKeyFromObject(observed.deployment)
+	attempt := fingerprint(observed, plan)
+	if problems, wait := r.refusals.recall(name, attempt, r.now()); wait > 0 {
+		result := newOutcome(problems)
+		result.recheck = wait
+		return result, nil
+	}
+	if lost := observed.workload.Owned.Lacks(plan.Keep); plan.Holds() && !lost.Empty() && carriesOurs(observed.deployment) {
+		return newOutcome(plan.Problems), r.takeBack(ctx, observed, lost)
+	}
+	kept, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
 	if isFieldConflict(err) {
-		err = r.applyOverOwnPast(ctx, observed, plan, err)
+		err = r.takeBackPast(ctx, observed, err)
 	}
 	if err == nil {
 		log.FromContext(ctx).Info("Applied template", "revisions", plan.Revisions)
 	}
-	if !isRefusal(err) || len(observed.assigned) == 0 {
-		return newOutcome(plan), err
+	switch {
+	case err == nil && !kept && !plan.Holds():
+		problems := observed.blame(plan, "the API server accepts the template and does not keep all of it: leave out the fields that this version of Kubernetes does not know")
+		r.refusals.remember(name, attempt, problems, r.now())
+		return newOutcome(problems), nil
+	case !isRefusal(err) || len(observed.assigned) == 0:
+		return newOutcome(plan.Problems), err
 	}
 	accepted, err := r.narrow(ctx, observed, err)
 	if err != nil {
-		return newOutcome(plan), err
+		return newOutcome(plan.Problems), err
 	}
 	if accepted.Changed {
-		err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: accepted})
+		_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: accepted})
+	} else {
+		r.refusals.remember(name, attempt, accepted.Problems, r.now())
 	}
-	return newOutcome(accepted), err
+	return newOutcome(accepted.Problems), err
 }
 
-// applyOverOwnPast resolves conflicts about fields that hold what we rendered ourselves at the revisions that the marks name. That is so
-// after a "kubectl rollout undo", which puts an earlier template under its own name. Any other conflict is returned as it is.
-func (r *deploymentReconciler) applyOverOwnPast(ctx context.Context, observed *workloadObservation, plan *injection.Plan, conflict error) error {
-	past, err := r.renderer.HoldsMarked(observed.workload, observed.sets())
-	if err != nil || !past {
-		return conflict
+// blame is the same problem for each set whose revision a plan brings.
+func (o *workloadObservation) blame(plan *injection.Plan, message string) map[string]injection.Problem {
+	problems := maps.Clone(plan.Problems)
+	for key := range plan.Revisions {
+		problems[key] = injection.Problem{Reason: v1alpha1.ReasonPreflightFailed, Message: message}
 	}
+	return problems
+}
+
+// takeBackPast resolves conflicts about fields that hold what we rendered ourselves at the revisions that the marks name, and that we lost. That
+// is so after a "kubectl rollout undo", which puts an earlier template under its own name. A field that we own and somebody else claims as
+// well is no such field. Any other conflict is returned as it is.
+func (r *deploymentReconciler) takeBackPast(ctx context.Context, observed *workloadObservation, conflict error) error {
+	past, err := r.renderer.Past(observed.workload, observed.sets())
+	if err != nil {
+		return err
+	}
+	if lost := observed.workload.Owned.Lacks(past); !lost.Empty() && carriesOurs(observed.deployment) {
+		return r.takeBack(ctx, observed, lost)
+	}
+	return conflict
+}
+
+// takeBack makes us the owner of fields again that have the values that we gave them. The Deployment is another one then.
+func (r *deploymentReconciler) takeBack(ctx context.Context, observed *workloadObservation, lost *fieldpath.Set) error {
 	deployment, err := r.observer.withManagedFields(ctx, observed.deployment)
 	if err != nil {
 		return err
 	}
-	if err := r.writer.takeBack(ctx, deployment, plan.Keep); err != nil {
+	if err := r.writer.takeBack(ctx, deployment, lost); err != nil {
 		return err
 	}
-	log.FromContext(ctx).Info("Took back fields that a rollback had restored")
+	log.FromContext(ctx).Info("Took back fields that somebody had restored")
 	return errLookAgain
 }
 
-// narrow finds the sets that the API server refuses, by dry runs that let one after the other join, and holds them.
+// narrow finds the sets that the API server refuses to have in the template, or to have out of it: it begins with the template as it is, and
+// lets one set after the other have its way in a dry run.
 func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObservation, refusal error) (*injection.Plan, error) {
-	sets := observed.sets()
-	trial := slices.Clone(sets)
+	trial := slices.Clone(observed.assigned)
+	wilful := 0
 	for i := range trial {
-		trial[i].Held = true
+		if !trial[i].Held {
+			wilful++
+		}
+		trial[i].Held, trial[i].standing = true, assigned
 	}
 	refused := map[string]injection.Problem{}
-	for i := range trial {
-		if sets[i].Held {
+	for i, set := range observed.assigned {
+		if set.Held {
 			continue
 		}
-		trial[i].Held = false
+		trial[i].Held, trial[i].standing = false, set.standing
 		err := refusal
-		if len(trial) > 1 {
+		if wilful > 1 {
 			if err = r.dryRun(ctx, observed, trial); err != nil && !isRefusal(err) {
 				return nil, err
 			}
 		}
 		if err != nil {
-			trial[i].Held = true
-			refused[trial[i].Key] = problemOf(err)
+			trial[i].Held, trial[i].standing = true, assigned
+			refused[set.Key] = problemOf(err)
 		}
 	}
-	plan, err := r.renderer.Render(observed.workload, trial)
+	plan, err := r.renderer.Render(observed.workload, setsOfTrial(trial))
 	if err != nil {
 		return nil, err
 	}
@@ -88,12 +130,17 @@ func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObs
 	return plan, nil
 }
 
-func (r *deploymentReconciler) dryRun(ctx context.Context, observed *workloadObservation, sets []injection.Set) error {
-	plan, err := r.renderer.Render(observed.workload, sets)
+func setsOfTrial(trial []assignedSet) []injection.Set {
+	return (&workloadObservation{assigned: trial}).sets()
+}
+
+func (r *deploymentReconciler) dryRun(ctx context.Context, observed *workloadObservation, trial []assignedSet) error {
+	plan, err := r.renderer.Render(observed.workload, setsOfTrial(trial))
 	if err != nil || !plan.Changed {
 		return err
 	}
-	return r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, dryRun: true})
+	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, dryRun: true})
+	return err
 }
 
 func problemOf(refusal error) injection.Problem {

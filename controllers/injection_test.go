@@ -315,7 +315,7 @@ var _ = Describe("Collisions and refusals", func() {
 		w.createSet(ctx, "b", `{selector: {}, containers: [{name: same, image: "b:1"}]}`)
 		w.converge(ctx)
 		Expect(w.deployment(ctx, "web").Spec.Template.Spec.Containers[1].Image).To(Equal("a:1"))
-		Expect(problem(ctx, "b").Message).To(Equal(`container "same" is rendered by SidecarSet a, which is older`))
+		Expect(problem(ctx, "b").Message).To(Equal(`container "same" is rendered by SidecarSet a, which goes before`))
 		w.deleteSet(ctx, "a")
 		w.converge(ctx)
 		Expect(w.deployment(ctx, "web").Spec.Template.Spec.Containers[1].Image).To(Equal("b:1"))

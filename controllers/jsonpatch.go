@@ -48,15 +48,15 @@ func newJSONPatch(object client.Object) jsonPatch {
 // changes is false of a patch that holds nothing but its guards.
 func (p jsonPatch) changes() bool { return len(p) > len(newJSONPatch(&appsv1.Deployment{})) }
 
-// reduceFields replaces the fields of the entries of the managed fields for which reduce returns less than they have. The last entry comes
-// first, so that the indexes of the others hold when one is dropped.
-func (p *jsonPatch) reduceFields(deployment *appsv1.Deployment, reduce func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set) error {
+// changeFields replaces the fields of the entries of the managed fields for which change returns others. The last entry comes first, so
+// that the indexes of the others hold when one is dropped.
+func (p *jsonPatch) changeFields(deployment *appsv1.Deployment, change func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set) error {
 	for i, entry := range slices.Backward(deployment.ManagedFields) {
 		owned, err := injection.ParseFields(&entry)
 		if err != nil {
 			return err
 		}
-		kept := reduce(&entry, owned)
+		kept := change(&entry, owned)
 		if kept.Equals(owned) {
 			continue
 		}

@@ -5,8 +5,8 @@ package controllers
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -28,7 +28,7 @@ import (
 	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
 
-// observer makes all reads. They come from the cache, except for releasable.
+// observer makes all reads. They come from the cache, except for what says otherwise.
 type observer struct {
 	cache client.Reader
 	// live reads from the API server: managed fields of other managers are not in the cache.
@@ -72,12 +72,16 @@ func (o *observer) set(ctx context.Context, set *v1alpha1.SidecarSet) (*setObser
 	return observed, nil
 }
 
+// addDeployment adds a Deployment that the set selects, or that has something of it. One that is being deleted is none any more.
 func (o *observer) addDeployment(observed *setObservation, deployment *appsv1.Deployment) {
+	if !deployment.DeletionTimestamp.IsZero() {
+		return
+	}
 	key := observed.set.Name
 	workload := rollout.Workload{
 		Namespace:  deployment.Namespace,
 		Name:       deployment.Name,
-		Selected:   deployment.DeletionTimestamp.IsZero() && o.selects(observed.set, deployment),
+		Selected:   o.selects(observed.set, deployment),
 		Slip:       slipOf(deployment)[key],
 		Carried:    slices.Contains(setsOf(deployment), key) && carriesOurs(deployment),
 		Deployment: rolloutOf(deployment),
@@ -154,13 +158,28 @@ type workloadObservation struct {
 	gone []string
 }
 
-// assignedSet is a set on a workload's slip.
+// assignedSet is a set on a workload's slip, or in its template.
 type assignedSet struct {
 	injection.Set
 	strategy v1alpha1.UpdateStrategy
-	// handOver is true when the set is being deleted and its content is to stay.
-	handOver bool
+	// standing says how the set stands to the workload.
+	standing standing
 }
+
+type standing int
+
+const (
+	// assigned: it is on the slip.
+	assigned standing = iota
+	// missing: it is on the slip, with a revision that is not there.
+	missing
+	// dropped: it selects the workload, and somebody removed it from the slip. It will be put back.
+	dropped
+	// handedOver: it is being deleted, and its content is to stay.
+	handedOver
+	// leaving: its content has to go.
+	leaving
+)
 
 // deployment observes a Deployment for its controller. It returns nil when there is none, or none that concerns us.
 func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*workloadObservation, error) {
@@ -193,8 +212,10 @@ func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*
 			return nil, err
 		}
 	}
-	for key, revision := range slip {
-		if err := o.addAssigned(ctx, observed, key, revision); err != nil {
+	keys := marksOf(&deployment.Spec.Template)
+	maps.Copy(keys, slip)
+	for key := range keys {
+		if err := o.addSet(ctx, observed, key); err != nil {
 			return nil, err
 		}
 	}
@@ -221,36 +242,43 @@ func (o *observer) contents(ctx context.Context, namespace string, revisions map
 	return result, nil
 }
 
-func (o *observer) addAssigned(ctx context.Context, observed *workloadObservation, key, revision string) error {
+func (o *observer) addSet(ctx context.Context, observed *workloadObservation, key string) error {
 	namespace := observed.deployment.Namespace
+	revision, onSlip := observed.slip[key]
 	set := &v1alpha1.SidecarSet{}
-	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: key}, set); err != nil {
-		if apierrors.IsNotFound(err) {
-			observed.gone = append(observed.gone, key)
-			return nil
-		}
+	err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: key}, set)
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("getting set %q: %w", key, err)
 	}
-	content, err := o.content(ctx, namespace, revision)
-	if apierrors.IsNotFound(err) {
-		// The slip has come into the cache before the revision that was created ahead of it.
-		return errors.Join(err, errLookAgain)
+	exists := err == nil
+	if !exists && onSlip {
+		observed.gone = append(observed.gone, key)
 	}
-	if err != nil {
-		return err
+	added := assignedSet{
+		Set:      injection.Set{Key: key, CreatedAt: set.CreationTimestamp.Time, Revision: revision, Content: &injection.Content{}},
+		strategy: set.Spec.UpdateStrategy,
 	}
 	deleting := !set.DeletionTimestamp.IsZero()
-	observed.assigned = append(observed.assigned, assignedSet{
-		Set: injection.Set{
-			Key:       key,
-			CreatedAt: set.CreationTimestamp.Time,
-			Revision:  revision,
-			Content:   content,
-			Held:      set.Spec.UpdateStrategy.Paused && !deleting,
-		},
-		strategy: set.Spec.UpdateStrategy,
-		handOver: deleting && set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
-	})
+	switch {
+	case onSlip && deleting && set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy:
+		added.standing, added.Held = handedOver, true
+	case onSlip && exists:
+		added.Held = set.Spec.UpdateStrategy.Paused && !deleting
+		content, err := o.content(ctx, namespace, revision)
+		switch {
+		case err == nil:
+			added.Content = content
+		case apierrors.IsNotFound(err):
+			added.standing, added.Held = missing, true
+		default:
+			return err
+		}
+	case exists && !deleting && o.selects(set, observed.deployment):
+		added.standing, added.Held = dropped, true
+	default:
+		added.standing = leaving
+	}
+	observed.assigned = append(observed.assigned, added)
 	return nil
 }
 
@@ -317,6 +345,15 @@ func covers(budget *policyv1.PodDisruptionBudget, deployment *appsv1.Deployment)
 // isActive is true of the pods that a ReplicaSet counts (pkg/controller/controller_utils.go, IsPodActive).
 func isActive(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp.IsZero() && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+}
+
+// ownsRevision is true of a revision that exists and is the set's. It reads from the API server, because the cache has just been wrong.
+func (o *observer) ownsRevision(ctx context.Context, set *v1alpha1.SidecarSet, name string) (bool, error) {
+	revision := &appsv1.ControllerRevision{}
+	if err := o.live.Get(ctx, types.NamespacedName{Namespace: set.Namespace, Name: name}, revision); err != nil {
+		return false, fmt.Errorf("getting revision %q: %w", name, err)
+	}
+	return metav1.IsControlledBy(revision, set), nil
 }
 
 // withManagedFields reads a Deployment with the fields of all managers, at the version that was observed.

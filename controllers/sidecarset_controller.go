@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
@@ -105,6 +106,9 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 	}
 	var errs []error
 	for _, slip := range plan.slips {
+		if ctx.Err() != nil {
+			return errors.Join(append(errs, ctx.Err())...)
+		}
 		errs = append(errs, r.assign(ctx, observed, slip))
 	}
 	for _, revision := range plan.prune {
@@ -130,12 +134,27 @@ func (r *sidecarSetReconciler) keepRevision(ctx context.Context, set *v1alpha1.S
 	case next == nil:
 		return nil
 	case !next.Exists:
-		log.FromContext(ctx).Info("Creating revision", "ControllerRevision", klog.KRef(set.Namespace, next.Name))
-		return r.writer.createRevision(ctx, set, next.Revision)
+		return r.createRevision(ctx, set, next)
 	case next.Renumber:
 		return r.writer.renumberRevision(ctx, set.Namespace, next.Revision)
 	}
 	return nil
+}
+
+// createRevision creates a revision. When something else has its name, such as a revision that an orphaning deletion left, it takes the next one.
+func (r *sidecarSetReconciler) createRevision(ctx context.Context, set *v1alpha1.SidecarSet, next *rollout.Next) error {
+	log.FromContext(ctx).Info("Creating revision", "ControllerRevision", klog.KRef(set.Namespace, next.Name))
+	err := r.writer.createRevision(ctx, set, next.Revision)
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	ours, lookErr := r.observer.ownsRevision(ctx, set, next.Name)
+	if lookErr != nil || ours {
+		return errors.Join(lookErr, err)
+	}
+	status := *set.Status.DeepCopy()
+	status.CollisionCount = next.CollisionCount + 1
+	return errors.Join(r.writer.writeStatus(ctx, set, status), errLookAgain)
 }
 
 func (r *sidecarSetReconciler) assign(ctx context.Context, observed *setObservation, slip rollout.Slip) error {

@@ -44,6 +44,9 @@ const (
 	membershipInterval = 100 * time.Millisecond
 )
 
+// concurrentSets is how many sets are reconciled at the same time: one with many workloads must not keep the others waiting.
+const concurrentSets = 4
+
 // reconciliationTimeout ends a reconcile that hangs.
 const reconciliationTimeout = 2 * time.Minute
 
@@ -79,7 +82,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
 	}
 	deployments := &deploymentReconciler{
-		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, recorder: sets.recorder, now: time.Now,
+		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(),
+		recorder: sets.recorder, now: time.Now,
 	}
 	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {
 		return fmt.Errorf("setting up the controller of Deployments: %w", err)
@@ -94,11 +98,11 @@ func setupSets(mgr ctrl.Manager, reconciler *sidecarSetReconciler, changed <-cha
 		},
 	}
 	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.SidecarSet{}, builder.WithPredicates(setChanged)).
+		For(&v1alpha1.SidecarSet{}).
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
 		WatchesRawSource(source.Kind(mgr.GetCache(), &appsv1.Deployment{}, setsOfDeployment(reconciler.observer))).
 		WatchesRawSource(source.TypedChannel(changed, summaryChanged)).
-		WithOptions(controller.Options{EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrentSets, EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), reconciler))
 }
 
@@ -122,11 +126,19 @@ var setChanged = predicate.Funcs{
 	},
 }
 
-// concernsUs lets Deployments through that have an order slip or something of ours.
-var concernsUs = predicate.NewPredicateFuncs(func(object client.Object) bool {
+// concernsUs lets Deployments through that have, or had, an order slip or something of ours.
+var concernsUs = predicate.Funcs{
+	CreateFunc: func(created event.CreateEvent) bool { return isConcerned(created.Object) },
+	DeleteFunc: func(deleted event.DeleteEvent) bool { return isConcerned(deleted.Object) },
+	UpdateFunc: func(update event.UpdateEvent) bool {
+		return isConcerned(update.ObjectOld) || isConcerned(update.ObjectNew)
+	},
+}
+
+func isConcerned(object client.Object) bool {
 	deployment, ok := object.(*appsv1.Deployment)
-	return ok && (len(deployment.Annotations[v1alpha1.TargetRevisionsAnnotation]) > 0 || carriesOurs(deployment))
-})
+	return ok && (len(slipOf(deployment)) > 0 || carriesOurs(deployment))
+}
 
 // replicaSetChanged keeps out the many status updates that pods tell of as well.
 var replicaSetChanged = predicate.Funcs{

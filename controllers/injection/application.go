@@ -16,35 +16,71 @@ type application struct {
 	volumes        map[string]bool
 	labels         map[string]string
 	annotations    map[string]string
-	owned          Ownership
+	isOurMount     func(container string, mount *corev1.VolumeMount) bool
 }
 
 func applicationOf(workload *Workload) *application {
+	owned := workload.Owned
+	return besides(workload, ours{
+		container: func(list, name string) bool { return owned.ownsContainer(list, name, workload.isRendered(name)) },
+		volume:    func(name string) bool { return owned.has("volumes", byName(name)) },
+		mount: func(container string, mount *corev1.VolumeMount) bool {
+			return owned.ownsMount(container, mount.MountPath)
+		},
+		metadata: func(field, key, value string) bool {
+			// A value of ours that somebody else owns is one that a rollback restored.
+			return owned.fields.Has(metadataPath(field, key)) || workload.hasRendered(field, key, value)
+		},
+	})
+}
+
+// applicationWithout is what stands in a template besides everything that the marked revisions render, whoever owns it.
+func applicationWithout(workload *Workload) *application {
+	return besides(workload, ours{
+		container: func(_, name string) bool { return workload.isRendered(name) },
+		volume:    workload.isRenderedVolume,
+		mount:     func(_ string, mount *corev1.VolumeMount) bool { return workload.isRenderedVolume(mount.Name) },
+		metadata:  workload.hasRendered,
+	})
+}
+
+// ours tells what is not the application's.
+type ours struct {
+	container func(list, name string) bool
+	volume    func(name string) bool
+	mount     func(container string, mount *corev1.VolumeMount) bool
+	metadata  func(field, key, value string) bool
+}
+
+func besides(workload *Workload, ours ours) *application {
 	spec := &workload.Template.Spec
-	app := &application{
-		volumes:     map[string]bool{},
-		labels:      workload.notOurs("labels", workload.Template.Labels),
-		annotations: workload.notOurs("annotations", workload.Template.Annotations),
-		owned:       workload.Owned,
+	app := &application{volumes: map[string]bool{}, labels: map[string]string{}, annotations: map[string]string{}, isOurMount: ours.mount}
+	for i := range spec.Containers {
+		if !ours.container("containers", spec.Containers[i].Name) {
+			app.containers = append(app.containers, &spec.Containers[i])
+		}
 	}
-	app.containers = notOurContainers(spec.Containers, "containers", workload)
-	app.initContainers = notOurContainers(spec.InitContainers, "initContainers", workload)
+	for i := range spec.InitContainers {
+		if !ours.container("initContainers", spec.InitContainers[i].Name) {
+			app.initContainers = append(app.initContainers, &spec.InitContainers[i])
+		}
+	}
 	for i := range spec.Volumes {
-		if !workload.Owned.has("volumes", byName(spec.Volumes[i].Name)) {
+		if !ours.volume(spec.Volumes[i].Name) {
 			app.volumes[spec.Volumes[i].Name] = true
 		}
 	}
-	return app
-}
-
-func notOurContainers(list []corev1.Container, field string, workload *Workload) []*corev1.Container {
-	var result []*corev1.Container
-	for i := range list {
-		if !workload.Owned.ownsContainer(field, list[i].Name, workload.isRendered(list[i].Name)) {
-			result = append(result, &list[i])
+	for key, value := range workload.Template.Labels {
+		if !ours.metadata("labels", key, value) {
+			app.labels[key] = value
 		}
 	}
-	return result
+	for key, value := range workload.Template.Annotations {
+		if !ours.metadata("annotations", key, value) {
+			app.annotations[key] = value
+		}
+	}
+	return app
 }
 
 // isRendered is true of the names of containers in the revisions that the marks name.
@@ -57,18 +93,17 @@ func (w *Workload) isRendered(container string) bool {
 	return false
 }
 
-// notOurs returns the labels or annotations that we neither own nor rendered. A value of ours that somebody else owns is one that
-// a rollback restored.
-func (w *Workload) notOurs(field string, values map[string]string) map[string]string {
-	result := map[string]string{}
-	for key, value := range values {
-		if !w.Owned.fields.Has(metadataPath(field, key)) && !w.hasRendered(field, key, value) {
-			result[key] = value
+// isRenderedVolume is true of the names of volumes in the revisions that the marks name.
+func (w *Workload) isRenderedVolume(volume string) bool {
+	for _, content := range w.Rendered {
+		if content.hasVolume(volume) {
+			return true
 		}
 	}
-	return result
+	return false
 }
 
+// hasRendered is true of a label or annotation with the value that a revision gives it which the marks name.
 func (w *Workload) hasRendered(field, key, value string) bool {
 	for _, content := range w.Rendered {
 		if content.PodMetadata == nil {
@@ -111,7 +146,7 @@ func (a *application) mounts(container *corev1.Container) []*corev1.VolumeMount 
 	var result []*corev1.VolumeMount
 	for i := range container.VolumeMounts {
 		mount := &container.VolumeMounts[i]
-		if !a.owned.ownsMount(container.Name, mount.MountPath) {
+		if !a.isOurMount(container.Name, mount) {
 			result = append(result, mount)
 		}
 	}

@@ -34,22 +34,22 @@ func (p *part) collidesWithApplication(app *application) *Problem {
 	return p.collidesInMetadata(app.labels, app.annotations, "the application")
 }
 
-// collidesWith returns the first thing of a part that an older set has rendered already. Two sets may share a pull secret, and a label or
+// collidesWith returns the first thing of a part that another set has rendered already. Two sets may share a pull secret, and a label or
 // annotation with the same value.
-func (p *part) collidesWith(older *part) *Problem {
-	rival := DisplayName(older.set)
-	if name, found := sharedName(p.allContainers(), older.allContainers()); found {
-		return conflict(v1alpha1.ReasonNameConflict, "container %q is rendered by %s, which is older", name, rival)
+func (p *part) collidesWith(rival *part) *Problem {
+	name := DisplayName(rival.set)
+	if shared, found := sharedName(p.allContainers(), rival.allContainers()); found {
+		return conflict(v1alpha1.ReasonNameConflict, "container %q is rendered by %s, which goes before", shared, name)
 	}
-	if name, found := sharedName(p.volumes, older.volumes); found {
-		return conflict(v1alpha1.ReasonNameConflict, "volume %q is rendered by %s, which is older", name, rival)
+	if shared, found := sharedName(p.volumes, rival.volumes); found {
+		return conflict(v1alpha1.ReasonNameConflict, "volume %q is rendered by %s, which goes before", shared, name)
 	}
 	for _, container := range slices.Sorted(maps.Keys(p.mounts)) {
-		if mountPath, found := sharedPath(p.mounts[container], older.mounts[container]); found {
-			return conflict(v1alpha1.ReasonMountConflict, "%s, which is older, mounts at %q of container %q", rival, mountPath, container)
+		if mountPath, found := sharedPath(p.mounts[container], rival.mounts[container]); found {
+			return conflict(v1alpha1.ReasonMountConflict, "%s, which goes before, mounts at %q of container %q", name, mountPath, container)
 		}
 	}
-	return p.collidesInMetadata(older.labels, older.annotations, rival)
+	return p.collidesInMetadata(rival.labels, rival.annotations, name)
 }
 
 func (p *part) collidesInMetadata(labels, annotations map[string]string, rival string) *Problem {

@@ -43,19 +43,19 @@ func TestCollisionsLeaveTheLoserOut(t *testing.T) {
 		},
 		{
 			"container against an older set's", other, `containers: [{name: other, image: "x:1"}]`,
-			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which is older`},
+			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which goes before`},
 		},
 		{
 			"native sidecar against an older set's container", other, `initContainers: [{name: other, image: "x:1", restartPolicy: Always}]`,
-			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which is older`},
+			Problem{"NameConflict", `container "other" is rendered by SidecarSet older, which goes before`},
 		},
 		{
 			"volume against an older set's", other, `volumes: [{name: v, emptyDir: {}}]`,
-			Problem{"NameConflict", `volume "v" is rendered by SidecarSet older, which is older`},
+			Problem{"NameConflict", `volume "v" is rendered by SidecarSet older, which goes before`},
 		},
 		{
 			"mount against an older set's", other, `volumes: [{name: w, emptyDir: {}, appMounts: [{mountPath: /v}]}]`,
-			Problem{"MountConflict", `SidecarSet older, which is older, mounts at "/v" of container "web"`},
+			Problem{"MountConflict", `SidecarSet older, which goes before, mounts at "/v" of container "web"`},
 		},
 		{
 			"label against an older set's", other, `{containers: [{name: a, image: "a:1"}], podMetadata: {labels: {team: q}}}`,

@@ -72,7 +72,7 @@ func TestAHeldSetDoesNotClaimWhatSomebodyTookOver(t *testing.T) {
 	}
 }
 
-func TestHoldsMarked(t *testing.T) {
+func TestPast(t *testing.T) {
 	workload := makeWorkload(t, web)
 	set := makeSet(t, "a", 0, everything)
 	upgrade := makeSet(t, "a", 0, `containers: [{name: agent, image: "a:2"}]`)
@@ -88,9 +88,9 @@ func TestHoldsMarked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			injected := applied(t, workload, render1(t, workload, set), set)
 			test.change(&injected)
-			holds, err := renderer.HoldsMarked(injected, []Set{upgrade})
-			if err != nil || holds != test.want {
-				t.Errorf("holds: %v, %v, want %v", holds, err, test.want)
+			past, err := renderer.Past(injected, []Set{upgrade})
+			if err != nil || (past != nil) != test.want {
+				t.Errorf("past: %v, %v, want one: %v", past, err, test.want)
 			}
 		})
 	}

@@ -49,6 +49,17 @@ func ParseFields(entry *metav1.ManagedFieldsEntry) (*fieldpath.Set, error) {
 // Empty is true when we own nothing.
 func (o Ownership) Empty() bool { return o.fields.Empty() }
 
+// Lacks returns the fields that we do not own.
+func (o Ownership) Lacks(fields *fieldpath.Set) *fieldpath.Set {
+	if fields == nil {
+		return fieldpath.NewSet()
+	}
+	return fields.Difference(o.fields)
+}
+
+// Fingerprint tells two ownerships apart.
+func (o Ownership) Fingerprint() string { return o.fields.String() }
+
 func (o Ownership) has(path ...any) bool {
 	return o.fields.Has(templatePath(path...))
 }

@@ -151,6 +151,7 @@ func toItem(object any) (tree, *Problem) {
 	if err != nil {
 		return nil, impossible("%v", err)
 	}
+	completeAtomics(item)
 	return item, nil
 }
 

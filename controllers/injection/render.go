@@ -44,7 +44,7 @@ func (r *Renderer) AsIs(workload Workload) (*Plan, error) {
 		return nil, fmt.Errorf("keeping %s: %w", workload.Name, err)
 	}
 	plan := &Plan{Revisions: Revisions(workload.Template.Annotations[v1alpha1.RevisionsAnnotation])}
-	if _, err := r.compare(plan, ownedTemplate(live, workload.Owned), applicationOf(&workload), live); err != nil {
+	if _, err := r.compare(plan, ownedTemplate(live, workload.Owned), applicationOf(&workload), workload.Owned, live); err != nil {
 		return nil, fmt.Errorf("keeping %s: %w", workload.Name, err)
 	}
 	return plan, nil
@@ -74,6 +74,9 @@ func (r *Renderer) KeepWithout(workload Workload, key string) (*fieldpath.Set, e
 	return workload.Owned.fields.Difference(fields), nil
 }
 
+// Holds is true when the template holds a plan already, so that a write would only claim it.
+func (p *Plan) Holds() bool { return p.holds }
+
 // Renderer renders sets into templates. It is safe for concurrent use.
 type Renderer struct {
 	schema schema
@@ -93,19 +96,8 @@ func (r *Renderer) Render(workload Workload, sets []Set) (*Plan, error) {
 	}
 	app := applicationOf(&workload)
 	plan := &Plan{Revisions: map[string]string{}, Problems: map[string]Problem{}}
-	var accepted []*part
-	for _, set := range oldestFirst(sets) {
-		fitted, problem := r.fit(&set, workload, app, accepted, live)
-		if problem != nil {
-			plan.Problems[set.Key] = *problem
-			continue
-		}
-		if !fitted.empty() {
-			accepted = append(accepted, fitted)
-			plan.Revisions[set.Key] = fitted.revision
-		}
-	}
-	merged, err := r.compare(plan, markedConfiguration(accepted, plan.Revisions, app), app, live)
+	accepted := r.accept(plan, workload, sets, app, live)
+	merged, err := r.compare(plan, markedConfiguration(accepted, plan.Revisions, app), app, workload.Owned, live)
 	if err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", workload.Name, err)
 	}
@@ -113,32 +105,82 @@ func (r *Renderer) Render(workload Workload, sets []Set) (*Plan, error) {
 	return plan, nil
 }
 
-// HoldsMarked is true when the template holds just what the revisions that its marks name are rendered to: whoever owns it, nobody
-// has changed it.
-func (r *Renderer) HoldsMarked(workload Workload, sets []Set) (bool, error) {
-	marks := Revisions(workload.Template.Annotations[v1alpha1.RevisionsAnnotation])
-	var marked []Set
-	for _, set := range sets {
-		if content, ok := workload.Rendered[set.Key]; ok {
-			set.Content, set.Revision, set.Held = content, marks[set.Key], false
-			marked = append(marked, set)
+// accept returns the parts of the sets that fit, in the order of their age. Held sets keep what they have, even against older ones.
+func (r *Renderer) accept(plan *Plan, workload Workload, sets []Set, app *application, live *typed.TypedValue) []*part {
+	byAge := oldestFirst(sets)
+	fitted := make([]*part, len(byAge))
+	for _, held := range []bool{true, false} {
+		for i := range byAge {
+			if byAge[i].Held != held {
+				continue
+			}
+			part, problem := r.fit(&byAge[i], workload, app, fitted, live)
+			switch {
+			case problem != nil:
+				plan.Problems[byAge[i].Key] = *problem
+			case !part.empty():
+				fitted[i] = part
+				if part.revision != "" {
+					plan.Revisions[part.set] = part.revision
+				}
+			}
 		}
 	}
-	plan, err := r.Render(workload, marked)
-	if err != nil {
-		return false, err
-	}
-	return len(marked) > 0 && len(plan.Problems) == 0 && plan.holds, nil
+	return slices.DeleteFunc(fitted, func(part *part) bool { return part == nil })
 }
 
-// fit builds the part of a set, or says why it has to be left out.
-func (r *Renderer) fit(set *Set, workload Workload, app *application, older []*part, live *typed.TypedValue) (fitted *part, problem *Problem) {
+// Past returns the fields that the revisions render which the marks name, when the template holds just that: whoever owns it, nobody has
+// changed it. It returns nil when somebody has.
+func (r *Renderer) Past(workload Workload, sets []Set) (*fieldpath.Set, error) {
+	live, err := r.schema.live(workload.Template)
+	if err != nil {
+		return nil, fmt.Errorf("looking back at %s: %w", workload.Name, err)
+	}
+	plan := &Plan{Revisions: map[string]string{}, Problems: map[string]Problem{}}
+	app := applicationWithout(&workload)
+	accepted := r.accept(plan, workload, marked(workload, sets), app, live)
+	if len(accepted) == 0 || len(plan.Problems) > 0 {
+		return nil, nil
+	}
+	if _, err := r.compare(plan, markedConfiguration(accepted, plan.Revisions, app), app, workload.Owned, live); err != nil {
+		return nil, fmt.Errorf("looking back at %s: %w", workload.Name, err)
+	}
+	if !plan.holds {
+		return nil, nil
+	}
+	return plan.Keep, nil
+}
+
+// marked returns the sets at the revisions that the marks name.
+func marked(workload Workload, sets []Set) []Set {
+	var result []Set
+	for key, revision := range Revisions(workload.Template.Annotations[v1alpha1.RevisionsAnnotation]) {
+		content, known := workload.Rendered[key]
+		if !known {
+			continue
+		}
+		set := Set{Key: key, Revision: revision, Content: content}
+		for i := range sets {
+			if sets[i].Key == key {
+				set.CreatedAt = sets[i].CreatedAt
+			}
+		}
+		result = append(result, set)
+	}
+	return result
+}
+
+// fit builds the part of a set, or says why it has to be left out. rivals are the parts that were accepted before; some are nil.
+func (r *Renderer) fit(set *Set, workload Workload, app *application, rivals []*part, live *typed.TypedValue) (fitted *part, problem *Problem) {
 	if set.Held {
 		fitted = hold(set, workload, ownedTemplate(live, workload.Owned))
 	} else if fitted, problem = r.renderBeside(set, app); problem != nil {
 		return nil, problem
 	}
-	for _, rival := range older {
+	for _, rival := range rivals {
+		if rival == nil {
+			continue
+		}
 		if problem := fitted.collidesWith(rival); problem != nil {
 			return nil, problem
 		}
@@ -227,7 +269,7 @@ func union(parts []*part) *part {
 
 // compare completes a plan: it adds hints where the order needs them, and tells whether there is anything to write. merged is what the
 // template would be, before what we do not apply any more is pruned.
-func (r *Renderer) compare(plan *Plan, template tree, app *application, live *typed.TypedValue) (merged *typed.TypedValue, err error) {
+func (r *Renderer) compare(plan *Plan, template tree, app *application, owned Ownership, live *typed.TypedValue) (merged *typed.TypedValue, err error) {
 	config, merged, err := r.merge(template, live)
 	if err != nil {
 		return nil, err
@@ -247,7 +289,7 @@ func (r *Renderer) compare(plan *Plan, template tree, app *application, live *ty
 	plan.Claims = len(claims) > 0
 	plan.Keep = fields.Difference(fieldpath.NewSet(claims...))
 	plan.holds = value.Equals(live.AsValue(), merged.AsValue())
-	plan.Changed = !plan.holds || !app.owned.fields.Leaves().Equals(plan.Keep.Leaves())
+	plan.Changed = !plan.holds || !owned.fields.Leaves().Equals(plan.Keep.Leaves())
 	return merged, nil
 }
 

@@ -114,7 +114,7 @@ spec:
   containers:
   - name: a
     image: a:1
-    env: [{name: APP_NAME, value: cart}, {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}, {name: OWN}, {name: SECRET, value: mine}]
+    env: [{name: APP_NAME, value: cart}, {name: NODE, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: spec.nodeName}}}, {name: OWN}, {name: SECRET, value: mine}]
 `,
 	}, {
 		name: "inherited mounts, of the first container or a named one",

@@ -64,6 +64,25 @@ func pruneDefaults(value any) {
 	})
 }
 
+// completeAtomics writes the defaults into the values that server-side apply treats as one: what the API server adds there would be a
+// difference from what was applied, for ever. See +structType=atomic in k8s.io/api/core/v1, and pkg/apis/core/v1/defaults.go.
+func completeAtomics(value any) {
+	walk(value, func(object tree, parent string) {
+		switch parent {
+		case "fieldRef":
+			setDefault(object, "apiVersion", "v1")
+		case "serviceAccountToken":
+			setDefault(object, "expirationSeconds", int64(3600))
+		}
+	})
+}
+
+func setDefault(object tree, field string, value any) {
+	if _, written := object[field]; !written {
+		object[field] = value
+	}
+}
+
 // walk visits every object in value, children first, with the name of the field that holds it (or the list that it is in).
 func walk(value any, visit func(object tree, parent string)) {
 	walkNamed(value, "", visit)

@@ -35,6 +35,11 @@ type Set struct {
 	Status v1alpha1.SidecarSetStatus
 }
 
+// isNew is true of a set that brings no new revision to workloads that have it.
+func (s *Set) isNew() bool {
+	return s.Status.CurrentRevision == "" || s.Status.CurrentRevision == s.UpdateRevision
+}
+
 // waits is true while nothing new may be assigned. Deletion goes before.
 func (s *Set) waits() bool {
 	return !s.Deleting && (s.Paused || len(s.Invalid) > 0)
@@ -95,6 +100,7 @@ func count(set Set, workloads []Workload) tally {
 		if !workload.Selected || set.Deleting {
 			if workload.Slip != "" || workload.Carried {
 				sum.removing++
+				sum.addProblem(workload, workload.current().Problem)
 			}
 			if !workload.Selected {
 				continue
@@ -115,9 +121,11 @@ func (t *tally) add(set Set, workload *Workload) {
 		t.updated += summary.Updated
 		t.available += summary.Available
 	}
-	t.addProblem(workload, summary.Problem)
+	if !set.Deleting {
+		t.addProblem(workload, summary.Problem)
+	}
 	switch {
-	case workload.hasSettled(set.UpdateRevision):
+	case workload.hasSettled(set.UpdateRevision, set.Status.CurrentRevision):
 		t.settled++
 	case summary.Problem.degrades():
 	case summary.Phase == UpdatingPods:
@@ -126,7 +134,7 @@ func (t *tally) add(set Set, workload *Workload) {
 		t.promoting++
 	case summary.Phase == Partitioned:
 		t.partitioned++
-	case summary.Rendered == "" || summary.Injected < workload.Replicas:
+	case summary.Rendered == "" || (set.isNew() && summary.Injected < workload.Replicas):
 		t.injecting++
 	default:
 		t.rolling++

@@ -68,6 +68,7 @@ func TestStatus(t *testing.T) {
 		want:      "workloads 0/1 pods 3 injected 0 updated 0 available 0 unavailable 0 | Ready=False/Injecting: Injecting into 1 workload; 0 of 1 up to date. | Progressing=True/Injecting: Injecting into 1 workload; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
 		name:      "template rendered, its controller has not seen it",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
 		workloads: []Workload{func() Workload { w := settled; w.Observed = false; return w }()},
 		want:      "workloads 0/1 pods 3 injected 3 updated 3 available 3 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
@@ -80,6 +81,7 @@ func TestStatus(t *testing.T) {
 		want:      "workloads 1/1 pods 3 injected 3 updated 3 available 3 unavailable 0 | Ready=True/AllPodsUpdated: 1 workload up to date. | Progressing=False/Complete: 1 of 1 workload up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
 		name:      "all updated, a pod restarts",
+		set:       func(set *Set) { set.Status.CurrentRevision = current },
 		workloads: []Workload{func() Workload { w := settled.at(current, 3, 3, 2); w.ReadyReplicas = 2; return w }()},
 		want:      "workloads 1/1 pods 3 injected 3 updated 3 available 2 unavailable 1 | Ready=True/AllPodsUpdated: 1 workload up to date. | Progressing=False/Complete: 1 of 1 workload up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
@@ -87,9 +89,10 @@ func TestStatus(t *testing.T) {
 		workloads: []Workload{makeWorkload("web").selected().assigned(old).at(old, 3, 3, 3)},
 		want:      "workloads 0/1 pods 3 injected 3 updated 0 available 0 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
-		name:      "a new revision rolls out",
-		workloads: []Workload{makeWorkload("web").selected().assigned(current).at(current, 4, 2, 2).rolling()},
-		want:      "workloads 0/1 pods 4 injected 4 updated 2 available 2 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+		name:      "a new revision rolls out, a pod more than the cache has",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
+		workloads: []Workload{makeWorkload("web").selected().assigned(current).at(current, 2, 1, 1).rolling()},
+		want:      "workloads 0/1 pods 3 injected 2 updated 1 available 1 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
 		name:      "paused before anything happened",
 		set:       func(set *Set) { set.Paused = true },

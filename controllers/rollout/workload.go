@@ -89,12 +89,12 @@ func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, reche
 	return summary, recheck
 }
 
-// DeploymentProblem is why a Deployment's own rollout does not get on; nil when it does, or has.
-func DeploymentProblem(deployment Deployment) *Problem {
+// DeploymentProblem is why a Deployment's own rollout does not get on with a set; nil when it does, or has.
+func DeploymentProblem(deployment Deployment, summary Summary) *Problem {
 	switch {
 	case deployment.Stuck:
 		return &Problem{v1alpha1.ReasonWorkloadStuck, "its rollout exceeded the Deployment's progressDeadlineSeconds: look at the pods of its newest ReplicaSet"}
-	case deployment.Paused && !deployment.Complete:
+	case deployment.Paused && summary.Updated < deployment.Replicas && summary.Rendered == summary.Target:
 		return &Problem{v1alpha1.ReasonWorkloadPaused, "its owner paused the Deployment: pods follow the template when it is resumed"}
 	}
 	return nil
@@ -118,16 +118,20 @@ func (w *Workload) compare(other *Workload) int {
 	return compareNames(w.Namespace, w.Name, other.Namespace, other.Name)
 }
 
-// current returns the summary if it speaks of the slip as it is, and an empty one otherwise.
+// current returns the summary as far as it speaks of the slip as it is.
 func (w *Workload) current() Summary {
-	if w.Summary == nil || w.Summary.Target != w.Slip {
+	if w.Summary == nil {
 		return Summary{}
+	}
+	if w.Summary.Target != w.Slip {
+		return Summary{Injected: w.Summary.Injected}
 	}
 	return *w.Summary
 }
 
-// hasSettled is true when the template holds the revision, and every pod was born with it and was available at least once.
-func (w *Workload) hasSettled(revision string) bool {
+// hasSettled is true when the template holds the revision, every pod has it, and the sidecars are available. Once the set has come to its end
+// with this revision, pods that restart do not change that.
+func (w *Workload) hasSettled(revision, currentRevision string) bool {
 	summary := w.current()
 	if summary.Rendered != revision || summary.Target != revision || !w.Observed {
 		return false
@@ -135,5 +139,5 @@ func (w *Workload) hasSettled(revision string) bool {
 	if summary.Updated < w.Replicas || summary.Updated < summary.Injected {
 		return false
 	}
-	return w.Complete || (!w.Paused && summary.Available >= w.Replicas)
+	return summary.Available >= w.Replicas || (w.Complete && revision == currentRevision)
 }

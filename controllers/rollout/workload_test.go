@@ -97,13 +97,13 @@ func TestProblemsOfTheDeployment(t *testing.T) {
 		want       string
 		degrades   bool
 	}{
-		{"none", Deployment{Complete: true}, "", false},
-		{"stuck", Deployment{Stuck: true}, v1alpha1.ReasonWorkloadStuck, true},
-		{"paused in a rollout", Deployment{Paused: true}, v1alpha1.ReasonWorkloadPaused, false},
-		{"paused at rest", Deployment{Paused: true, Complete: true}, "", false},
+		{"none", Deployment{Replicas: 3}, "", false},
+		{"stuck", Deployment{Stuck: true, Replicas: 3}, v1alpha1.ReasonWorkloadStuck, true},
+		{"paused in a rollout", Deployment{Paused: true, Replicas: 4}, v1alpha1.ReasonWorkloadPaused, false},
+		{"paused at rest", Deployment{Paused: true, Replicas: 3}, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			problem := DeploymentProblem(test.deployment)
+			problem := DeploymentProblem(test.deployment, Summary{Target: current, Rendered: current, Updated: 3})
 			reason := ""
 			if problem != nil {
 				reason = problem.Reason
@@ -126,26 +126,27 @@ func TestHasSettled(t *testing.T) {
 	base := makeWorkload("web").selected().assigned(current).at(current, 3, 3, 3)
 	for name, test := range map[string]struct {
 		change func(*Workload)
+		before string // the set's current revision
 		want   bool
 	}{
-		"as it is":                       {func(*Workload) {}, true},
-		"at another revision":            {func(w *Workload) { w.Summary.Rendered = old }, false},
-		"seen before the slip":           {func(w *Workload) { w.Summary.Target = old }, false},
-		"not observed":                   {func(w *Workload) { w.Observed = false }, false},
-		"a pod without it":               {func(w *Workload) { w.Summary.Updated, w.Summary.Injected = 2, 2 }, false},
-		"an old pod more":                {func(w *Workload) { w.Summary.Injected = 4 }, false},
-		"rolling, all available":         {func(w *Workload) { w.Complete = false }, true},
-		"rolling, one not available":     {func(w *Workload) { w.Complete, w.Summary.Available = false, 2 }, false},
-		"rolling and paused":             {func(w *Workload) { w.Complete, w.Paused = false, true }, false},
-		"complete, one restarts":         {func(w *Workload) { w.Summary.Available = 2 }, true},
-		"scaled to nothing, is complete": {func(w *Workload) { w.Replicas, *w.Summary = 0, Summary{Target: current, Rendered: current} }, true},
+		"as it is":                  {func(*Workload) {}, old, true},
+		"at another revision":       {func(w *Workload) { w.Summary.Rendered = old }, old, false},
+		"seen before the slip":      {func(w *Workload) { w.Summary.Target = old }, old, false},
+		"not observed":              {func(w *Workload) { w.Observed = false }, old, false},
+		"a pod without it":          {func(w *Workload) { w.Summary.Updated, w.Summary.Injected = 2, 2 }, old, false},
+		"an old pod more":           {func(w *Workload) { w.Summary.Injected = 4 }, old, false},
+		"one not available":         {func(w *Workload) { w.Summary.Available = 2 }, old, false},
+		"paused by its owner":       {func(w *Workload) { w.Complete, w.Paused = false, true }, old, true},
+		"one restarts afterwards":   {func(w *Workload) { w.Summary.Available = 2 }, current, true},
+		"one restarts in a rollout": {func(w *Workload) { w.Complete, w.Summary.Available = false, 2 }, current, false},
+		"scaled to nothing":         {func(w *Workload) { w.Replicas, *w.Summary = 0, Summary{Target: current, Rendered: current} }, old, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			workload := base
 			summary := *base.Summary
 			workload.Summary = &summary
 			test.change(&workload)
-			if got := workload.hasSettled(current); got != test.want {
+			if got := workload.hasSettled(current, test.before); got != test.want {
 				t.Errorf("settled: %v", got)
 			}
 		})
