@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -154,15 +153,11 @@ func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.
 	if len(observed.slip) == 0 {
 		return 0
 	}
-	index := slices.IndexFunc(observed.deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool { return isSlipEntry(&entry) })
-	if index < 0 {
+	written := slipWritten(observed.deployment)
+	if written.IsZero() {
 		return slipSettles
 	}
-	written := observed.deployment.ManagedFields[index].Time
-	if written == nil {
-		return 0
-	}
-	if age := r.now().Sub(written.Time); age >= 0 && age < slipSettles {
+	if age := r.now().Sub(written); age >= 0 && age < slipSettles {
 		return slipSettles - age
 	}
 	return 0

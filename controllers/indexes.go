@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
@@ -55,6 +57,20 @@ func setsOf(deployment *appsv1.Deployment) []string {
 func slipOf(deployment *appsv1.Deployment) map[string]string {
 	return injection.Revisions(deployment.Annotations[v1alpha1.TargetRevisionsAnnotation])
 }
+
+// slipWritten is when we wrote a Deployment's order slip, to the second; zero when the slip is not ours.
+func slipWritten(deployment *appsv1.Deployment) time.Time {
+	for i := range deployment.ManagedFields {
+		entry := &deployment.ManagedFields[i]
+		fields, err := injection.ParseFields(entry)
+		if err == nil && isSlipEntry(entry) && entry.Time != nil && fields.Has(slipField) {
+			return entry.Time.Time
+		}
+	}
+	return time.Time{}
+}
+
+var slipField = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.TargetRevisionsAnnotation)
 
 // carriesOurs is true while our field manager owns something that it applied. A retained template has our marks and not this.
 func carriesOurs(deployment *appsv1.Deployment) bool {

@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
@@ -332,7 +331,7 @@ var _ = Describe("Collisions and refusals", func() {
 		}
 		w.editDeployment(ctx, "web", "kubectl-set", image("theirs:1"))
 		w.updateSet(ctx, "z-bystander", `{selector: {}, updateStrategy: {type: RollingUpdate}, containers: [{name: bystander, image: "b:2"}]}`)
-		w.converge2(ctx)
+		w.converge(ctx)
 		containers := w.deployment(ctx, "web").Spec.Template.Spec.Containers
 		Expect(containers[1].Image).To(Equal("theirs:1"))
 		Expect(containers[2].Image).To(Equal("b:2"))
@@ -355,7 +354,7 @@ var _ = Describe("Collisions and refusals", func() {
 		// The volume that inherit brings along belongs to the application of web; plain has none of that name.
 		w.createSet(ctx, "log-agent", `{selector: {}, containers: [{name: agent, image: "a:1", volumeMounts: [{name: data, mountPath: /data}], inherit: {volumeMounts: All}}]}`)
 		w.createSet(ctx, "z-bystander", `{selector: {}, containers: [{name: bystander, image: "b:1"}]}`)
-		w.converge2(ctx)
+		w.converge(ctx)
 		Expect(containerNames(w.deployment(ctx, "web").Spec.Template.Spec.Containers)).To(Equal([]string{"web", "agent", "bystander"}))
 		Expect(containerNames(w.deployment(ctx, "plain").Spec.Template.Spec.Containers)).To(Equal([]string{"main", "bystander"}))
 		Expect(before.Spec.Template.Spec.Containers).To(HaveLen(1))
@@ -439,14 +438,3 @@ var _ = Describe("Faults", func() {
 		}
 	})
 })
-
-// converge2 reconciles a few times, in worlds where a refused template is sent again with every reconcile.
-func (w *world) converge2(ctx context.Context) {
-	GinkgoHelper()
-	for range 6 {
-		w.ahead = slipSettles
-		w.reconcileAll(ctx)
-	}
-}
-
-var _ client.Reader = uncached{}

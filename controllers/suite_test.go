@@ -231,7 +231,7 @@ func (w *world) reconcileAll(ctx context.Context) {
 	var deployments appsv1.DeploymentList
 	Expect(k8s.List(ctx, &deployments, client.InNamespace(w.namespace))).To(Succeed())
 	for _, deployment := range deployments.Items {
-		_, err := w.deployments.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&deployment)})
+		_, err := w.deployments.Reconcile(ctx, requestFor(&deployment))
 		Expect(err).NotTo(HaveOccurred())
 	}
 }
@@ -239,7 +239,7 @@ func (w *world) reconcileAll(ctx context.Context) {
 func (w *world) reconcileSets(ctx context.Context) {
 	GinkgoHelper()
 	for _, set := range w.listSets(ctx) {
-		_, err := reconcile.AsReconciler(w.writer(), w.sets).Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&set)})
+		_, err := reconcile.AsReconciler(w.writer(), w.sets).Reconcile(ctx, requestFor(&set))
 		Expect(err).NotTo(HaveOccurred())
 	}
 }
@@ -270,14 +270,24 @@ func (w *world) announced() (result []string) {
 	return result
 }
 
-// revisionImages returns the images of the first containers of the revisions, the oldest first.
-func (w *world) revisionImages(ctx context.Context) (images []string) {
+// requestFor asks for the reconcile of an object.
+func requestFor(object client.Object) reconcile.Request {
+	return reconcile.Request{NamespacedName: client.ObjectKeyFromObject(object)}
+}
+
+func (w *world) revisions(ctx context.Context) []appsv1.ControllerRevision {
 	GinkgoHelper()
 	var revisions appsv1.ControllerRevisionList
 	Expect(k8s.List(ctx, &revisions, client.InNamespace(w.namespace))).To(Succeed())
 	slices.SortFunc(revisions.Items, func(a, b appsv1.ControllerRevision) int { return int(a.Revision - b.Revision) })
-	for i := range revisions.Items {
-		content, err := injection.ParseContent(revisions.Items[i].Data.Raw)
+	return revisions.Items
+}
+
+// revisionImages returns the images of the first containers of the revisions, the oldest first.
+func (w *world) revisionImages(ctx context.Context) (images []string) {
+	GinkgoHelper()
+	for _, revision := range w.revisions(ctx) {
+		content, err := injection.ParseContent(revision.Data.Raw)
 		Expect(err).NotTo(HaveOccurred())
 		images = append(images, content.Containers[0].Image)
 	}

@@ -5,6 +5,7 @@ package injection
 
 import (
 	"path"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -83,8 +84,11 @@ func besides(workload *Workload, ours ours) *application {
 	return app
 }
 
-// isRendered is true of the names of containers in the revisions that the marks name.
+// isRendered is true of the names of containers that the marks name, or that are in the revisions that the marks name.
 func (w *Workload) isRendered(container string) bool {
+	if slices.Contains(sidecarsOf(w.Template), container) {
+		return true
+	}
 	for _, content := range w.Rendered {
 		if content.hasContainer(container) {
 			return true

@@ -74,12 +74,9 @@ func isInPlace(live *corev1.PodTemplateSpec, merged *typed.TypedValue, pruned *f
 		return false
 	}
 	sidecars := sidecarsOf(live)
-	for field := range pruned.Leaves().All() {
-		if !isSidecarResource(field, sidecars) {
-			return false
-		}
-	}
-	return true
+	inPlace := true
+	pruned.Leaves().Iterate(func(field fieldpath.Path) { inPlace = inPlace && isSidecarResource(field, sidecars) })
+	return inPlace
 }
 
 // isSidecarResource is true of paths like spec.template.spec.containers[name="agent"].resources.limits.cpu.
