@@ -1,0 +1,204 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rollout
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+var noon = time.Unix(10000, 0)
+
+// makePod is a pod that has been ready for a minute, with sidecar "agent" at an image that goes by the name of its revision.
+func makePod(name, revision string) Pod {
+	since := noon.Add(-time.Minute)
+	return Pod{
+		Name: name, CreatedAt: noon.Add(-time.Hour), Revisions: map[string]string{"set": revision}, ReadySince: since, Observed: true,
+		Containers: map[string]Container{
+			"agent": {List: "containers", Index: 1, Image: revision, ID: name + "/agent/0", AvailableSince: since},
+			"web":   {List: "containers", ID: name + "/web/0", AvailableSince: since},
+		},
+	}
+}
+
+func notReady(pod Pod) Pod { pod.ReadySince = time.Time{}; return pod }
+
+func created(pod Pod, ago time.Duration) Pod { pod.CreatedAt = noon.Add(-ago); return pod }
+
+func makeUpdate(pods ...Pod) PodUpdate {
+	return PodUpdate{
+		Desired: int32(len(pods)), Pods: pods, Now: noon,
+		Sets: []SetUpdate{{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent", Image: current}}}},
+	}
+}
+
+func names(step PodStep) string {
+	var names []string
+	for i := range step.Updates {
+		names = append(names, step.Updates[i].Pod.Name)
+	}
+	return strings.Join(names, " ")
+}
+
+func TestNextPods(t *testing.T) {
+	percent := func(text string) *intstr.IntOrString { value := intstr.FromString(text); return &value }
+	number := func(n int) *intstr.IntOrString { value := intstr.FromInt(n); return &value }
+	three := func() PodUpdate { return makeUpdate(makePod("a", old), makePod("b", old), makePod("c", old)) }
+	for _, test := range []struct {
+		name   string
+		update PodUpdate
+		change func(*PodUpdate)
+		want   string
+		state  string // "done", "partitioned", "disruption budget"
+	}{
+		{name: "one at a time", update: three(), want: "a"},
+		{name: "the youngest first", update: makeUpdate(makePod("a", old), created(makePod("b", old), time.Minute)), want: "b"},
+		{name: "unavailable ones first, at no cost", update: makeUpdate(makePod("a", old), notReady(makePod("b", old)), notReady(makePod("c", old))), want: "b c"},
+		{name: "an unavailable pod of any cause takes the budget", update: makeUpdate(makePod("a", old), notReady(makePod("b", current))), want: ""},
+		{name: "a pod that does not exist takes the budget", update: three(), change: func(u *PodUpdate) { u.Desired = 4 }, want: ""},
+		{name: "two", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable = number(2) }, want: "a b"},
+		{name: "a percentage is rounded down", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable = percent("99%") }, want: "a b"},
+		{name: "a percentage is at least one", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable = percent("10%") }, want: "a"},
+		{name: "all", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable = percent("100%") }, want: "a b c"},
+		{name: "a partition keeps its number", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable, u.Sets[0].Partition = number(3), number(1) }, want: "a b"},
+		{name: "a partition is rounded up", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable, u.Sets[0].Partition = number(3), percent("50%") }, want: "a"},
+		{name: "a partition that is reached", update: makeUpdate(makePod("a", old), makePod("b", current)), change: func(u *PodUpdate) { u.Sets[0].Partition = number(1) }, want: "", state: "partitioned"},
+		{name: "a partition that was raised takes nothing back", update: makeUpdate(makePod("a", current), makePod("b", current)), change: func(u *PodUpdate) { u.Sets[0].Partition = number(2) }, want: "", state: "done"},
+		{name: "all are done", update: makeUpdate(makePod("a", current), makePod("b", current)), state: "done"},
+		{name: "a mark without the image is not enough", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) { u.Pods[0].Revisions["set"] = current }, want: "a"},
+		{name: "a sidecar that is not available is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) {
+			u.Pods[0].Containers["agent"] = Container{Image: current}
+		}},
+		{name: "a missing pod is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) { u.Desired = 2 }},
+		{name: "a disruption budget allows one", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable, u.DisruptionsAllowed = number(3), new(int32(1)) }, want: "a"},
+		{name: "a disruption budget allows none", update: three(), change: func(u *PodUpdate) { u.DisruptionsAllowed = new(int32(0)) }, want: "", state: "disruption budget"},
+		{name: "a disruption budget does not know of what restarts", update: makeUpdate(restarting(makePod("a", current)), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {
+			u.Sets[0].MaxUnavailable, u.DisruptionsAllowed = number(3), new(int32(1))
+		}, want: "", state: "disruption budget"},
+		{name: "a disruption budget is no cause to leave a broken pod alone", update: makeUpdate(makePod("a", current), notReady(makePod("b", old))), change: func(u *PodUpdate) { u.DisruptionsAllowed = new(int32(0)) }, want: "b"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.change != nil {
+				test.change(&test.update)
+			}
+			step := NextPods(test.update)
+			if got := names(step); got != test.want {
+				t.Errorf("updates %q, want %q", got, test.want)
+			}
+			state := ""
+			switch {
+			case step.Done:
+				state = "done"
+			case step.Partitioned:
+				state = "partitioned"
+			case step.BlockedByDisruptionBudget:
+				state = "disruption budget"
+			}
+			if state != test.state {
+				t.Errorf("state %q, want %q", state, test.state)
+			}
+			if again := NextPods(test.update); names(again) != names(step) {
+				t.Errorf("the same snapshot leads to %q the second time", names(again))
+			}
+		})
+	}
+}
+
+// restarting was patched, and looks as it did before: the kubelet has not acted yet.
+func restarting(pod Pod) Pod {
+	pod.Update = &InPlaceUpdate{Containers: map[string]StartedContainer{"agent": {ID: pod.Containers["agent"].ID, Image: old}}}
+	return pod
+}
+
+func TestIsRestarting(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*Pod)
+		want   bool
+	}{
+		"as it was patched":                {func(*Pod) {}, true},
+		"the kubelet has not seen it":      {func(p *Pod) { p.Observed = false }, true},
+		"not seen, with another container": {func(p *Pod) { p.Observed = false; p.Containers["agent"] = Container{ID: "new"} }, true},
+		"the container is gone":            {func(p *Pod) { p.Containers["agent"] = Container{} }, true},
+		"another container runs":           {func(p *Pod) { p.Containers["agent"] = Container{ID: "new"} }, false},
+		"nothing was to restart":           {func(p *Pod) { p.Update.Containers = nil }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := restarting(makePod("a", current))
+			test.change(&pod)
+			if got := pod.isRestarting(); got != test.want {
+				t.Errorf("restarting: %v", got)
+			}
+		})
+	}
+}
+
+func TestPodPatch(t *testing.T) {
+	limits := func(cpu string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse(cpu)}}
+	}
+	patch := PodPatch{Pod: makePod("a", old), Sets: []SetUpdate{
+		{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent", Image: current, Resources: limits("1")}}},
+		{Key: "other", Revision: "other-1", Sidecars: []corev1.Container{{Name: "web"}}},
+	}}
+	if diff := cmp.Diff(map[string]string{"agent": current}, patch.Images()); diff != "" {
+		t.Errorf("images (-want +got):\n%s", diff)
+	}
+	want := corev1.ResourceRequirements{Limits: limits("1").Limits, Requests: limits("1").Limits}
+	if diff := cmp.Diff(map[string]corev1.ResourceRequirements{"agent": want}, patch.Resources()); diff != "" {
+		t.Errorf("resources (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{"set": current, "other": "other-1"}, patch.Revisions()); diff != "" {
+		t.Errorf("revisions (-want +got):\n%s", diff)
+	}
+	record := patch.Record(noon)
+	if diff := cmp.Diff(map[string]StartedContainer{"agent": {ID: "a/agent/0", Image: old}}, record.Containers); diff != "" {
+		t.Errorf("record (-want +got):\n%s", diff)
+	}
+}
+
+// A kubelet that has not acted on an update does nothing when it is taken back: nobody must wait for another container.
+func TestAnUpdateThatIsTakenBackAtOnceRestartsNothing(t *testing.T) {
+	pod := restarting(makePod("a", current))
+	back := PodPatch{Pod: pod, Sets: []SetUpdate{{Key: "set", Revision: old, Sidecars: []corev1.Container{{Name: "agent", Image: old}}}}}
+	if record := back.Record(noon); len(record.Containers) != 0 {
+		t.Errorf("it is to restart %v", record.Containers)
+	}
+	forth := PodPatch{Pod: pod, Sets: []SetUpdate{{Key: "set", Revision: "set-3", Sidecars: []corev1.Container{{Name: "agent", Image: "set-3"}}}}}
+	if diff := cmp.Diff(map[string]StartedContainer{"agent": {ID: "a/agent/0", Image: old}}, forth.Record(noon).Containers); diff != "" {
+		t.Errorf("another update in its place (-want +got):\n%s", diff)
+	}
+}
+
+func TestRounding(t *testing.T) {
+	for _, test := range []struct {
+		value                     string
+		pods                      int32
+		maxUnavailable, partition int32
+	}{
+		{"1", 1, 1, 1}, {"1", 2, 1, 1}, {"1", 3, 1, 1}, {"2", 1, 2, 1},
+		{"50%", 1, 1, 1}, {"50%", 2, 1, 1}, {"50%", 3, 1, 2}, {"50%", 10, 5, 5},
+		{"10%", 1, 1, 1}, {"10%", 2, 1, 1}, {"10%", 3, 1, 1}, {"10%", 19, 1, 2},
+		{"100%", 3, 3, 3}, {"0%", 3, 1, 0}, {"0", 3, 1, 0},
+	} {
+		t.Run(fmt.Sprintf("%s of %d", test.value, test.pods), func(t *testing.T) {
+			value := intstr.Parse(test.value)
+			if got := MaxUnavailable(&value, test.pods); got != test.maxUnavailable {
+				t.Errorf("maxUnavailable %d, want %d", got, test.maxUnavailable)
+			}
+			if got := Partition(&value, test.pods); got != test.partition {
+				t.Errorf("partition %d, want %d", got, test.partition)
+			}
+		})
+	}
+	if MaxUnavailable(nil, 3) != 1 || Partition(nil, 3) != 0 {
+		t.Error("the defaults are not 1 and 0")
+	}
+}
