@@ -193,7 +193,8 @@ func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *wor
 }
 
 // writeIntent is step 1 of a promotion. Sets that the API server refuses to have in the template are held there, with its words as their
-// problem; their pods have the new revision all the same.
+// problem; their pods have the new revision all the same. When it is the pause that it refuses, because somebody owns that field, no template
+// can follow.
 func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *workloadObservation, plan *injection.Plan, intent *promotion.Intent, result *outcome) error {
 	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, intent: intent})
 	if isFieldConflict(err) {
@@ -202,9 +203,17 @@ func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *worklo
 	if !isRefusal(err) {
 		return err
 	}
-	accepted, err := r.narrow(ctx, observed, err)
-	if err != nil {
-		return err
+	accepted, narrowErr := r.narrow(ctx, observed, err)
+	if narrowErr != nil {
+		return narrowErr
+	}
+	if maps.Equal(accepted.Problems, plan.Problems) {
+		for key, revision := range plan.Revisions {
+			if intent.From[key] != revision {
+				result.addProblems(map[string]injection.Problem{key: problemOf(err)})
+			}
+		}
+		return nil
 	}
 	result.addProblems(accepted.Problems)
 	if !accepted.Changed {
