@@ -78,7 +78,11 @@ func (d *demo) showOwners(ctx context.Context) error {
 }
 
 func (d *demo) updateSidecar(ctx context.Context) error {
-	d.heading("Another version of the sidecar: %s becomes %s", oldImage, newImage)
+	d.heading("Another version of the sidecar: %s becomes %s, in the running pods", oldImage, newImage)
+	before, err := d.observeRunning(ctx)
+	if err != nil {
+		return err
+	}
 	if !bytes.Contains(d.set.text, []byte(oldImage)) {
 		return fmt.Errorf("%s has no image %s to update", example, oldImage)
 	}
@@ -89,7 +93,11 @@ func (d *demo) updateSidecar(ctx context.Context) error {
 	if err := d.watchUntilReady(ctx); err != nil {
 		return err
 	}
-	return d.showPods(ctx)
+	after, err := d.observeRunning(ctx)
+	if err != nil {
+		return err
+	}
+	return d.compareRunning(before, after)
 }
 
 func (d *demo) removeSidecar(ctx context.Context) error {
