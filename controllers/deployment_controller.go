@@ -106,6 +106,9 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	result := newOutcome(plan.Problems)
 	if wait := r.untilSettled(observed); wait > 0 && (plan.Changed || observed.misses()) {
 		result.recheck = soonest(result.recheck, wait)
+		if observed.goesInPlace(plan) {
+			observed.eachNew(plan, func(key string) { result.phases[key] = rollout.UpdatingPods })
+		}
 		return result, nil
 	}
 	observed.tellMissing(result)

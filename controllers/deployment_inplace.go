@@ -46,21 +46,25 @@ func (o *workloadObservation) isRollingOut() bool {
 	})
 }
 
-// waitForRollout says of the sets that have something to update why they wait.
-func (o *workloadObservation) waitForRollout(plan *injection.Plan, result *outcome) {
-	if !plan.Changed {
-		return
-	}
+// eachNew visits the sets to which a plan brings a revision that the template does not have.
+func (o *workloadObservation) eachNew(plan *injection.Plan, visit func(key string)) {
 	marks := marksOf(o.workload.Template)
 	for key, revision := range plan.Revisions {
 		if revision != marks[key] {
-			result.phases[key] = rollout.UpdatingPods
-			result.problems[key] = rollout.Problem{
-				Reason:  v1alpha1.ReasonWorkloadRollingOut,
-				Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
-			}
+			visit(key)
 		}
 	}
+}
+
+// waitForRollout says of the sets that have something to update why they wait.
+func (o *workloadObservation) waitForRollout(plan *injection.Plan, result *outcome) {
+	o.eachNew(plan, func(key string) {
+		result.phases[key] = rollout.UpdatingPods
+		result.problems[key] = rollout.Problem{
+			Reason:  v1alpha1.ReasonWorkloadRollingOut,
+			Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
+		}
+	})
 }
 
 // update is the set's part of an update of pods.
@@ -208,11 +212,7 @@ func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *worklo
 		return narrowErr
 	}
 	if maps.Equal(accepted.Problems, plan.Problems) {
-		for key, revision := range plan.Revisions {
-			if intent.From[key] != revision {
-				result.addProblems(map[string]injection.Problem{key: problemOf(err)})
-			}
-		}
+		observed.eachNew(plan, func(key string) { result.addProblems(map[string]injection.Problem{key: problemOf(err)}) })
 		return nil
 	}
 	result.addProblems(accepted.Problems)
