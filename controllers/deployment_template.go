@@ -40,7 +40,7 @@ func (r *deploymentReconciler) applyStructurally(ctx context.Context, observed *
 	}
 	switch {
 	case err == nil && !kept && !plan.Holds():
-		problems := observed.blame(plan, "the API server accepts the template and does not keep all of it: leave out the fields that this version of Kubernetes does not know")
+		problems := blame(plan, "the API server accepts the template and does not keep all of it: leave out the fields that this version of Kubernetes does not know")
 		r.refusals.remember(name, attempt, problems, r.now())
 		return newOutcome(problems), nil
 	case !isRefusal(err) || len(observed.assigned) == 0:
@@ -59,7 +59,7 @@ func (r *deploymentReconciler) applyStructurally(ctx context.Context, observed *
 }
 
 // blame is the same problem for each set whose revision a plan brings.
-func (o *workloadObservation) blame(plan *injection.Plan, message string) map[string]injection.Problem {
+func blame(plan *injection.Plan, message string) map[string]injection.Problem {
 	problems := maps.Clone(plan.Problems)
 	for key := range plan.Revisions {
 		problems[key] = injection.Problem{Reason: v1alpha1.ReasonPreflightFailed, Message: message}

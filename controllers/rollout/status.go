@@ -75,7 +75,7 @@ func Status(set Set, workloads []Workload) v1alpha1.SidecarSetStatus {
 		status.CurrentRevision = set.UpdateRevision
 	}
 	progressing, degraded := progressingCondition(set, tally), degradedCondition(set, tally)
-	for _, condition := range []metav1.Condition{readyCondition(set, tally, progressing, degraded), progressing, degraded} {
+	for _, condition := range []metav1.Condition{readyCondition(tally, progressing, degraded), progressing, degraded} {
 		condition.ObservedGeneration = set.Generation
 		meta.SetStatusCondition(&status.Conditions, condition)
 	}
@@ -210,7 +210,7 @@ func degradedCondition(set Set, sum tally) metav1.Condition {
 	return condition
 }
 
-func readyCondition(set Set, sum tally, progressing, degraded metav1.Condition) metav1.Condition {
+func readyCondition(sum tally, progressing, degraded metav1.Condition) metav1.Condition {
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	switch {
 	case degraded.Status == metav1.ConditionTrue:
