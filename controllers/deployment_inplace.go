@@ -102,7 +102,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		patch := &step.Updates[i]
 		err := client.IgnoreNotFound(r.writer.updatePod(ctx, observed.deployment.Namespace, patch, update.Now))
 		if isRefusal(err) {
-			return r.fallBack(ctx, observed, plan, err)
+			return r.fallBack(ctx, observed, plan, result, err)
 		}
 		if err != nil {
 			return result, err
@@ -139,7 +139,14 @@ func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *inj
 
 // fallBack lets a change go through the template that the API server refuses in running pods, because of the quality of service class, say,
 // or because PodSecurity judges the whole pod anew.
-func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadObservation, plan *injection.Plan, refusal error) (*outcome, error) {
+func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refusal error) (*outcome, error) {
+	if !plan.Changed {
+		// The template has it already: these pods were born before, and only their owner can replace them.
+		for key := range result.phases {
+			result.addProblems(map[string]injection.Problem{key: problemOf(refusal)})
+		}
+		return result, nil
+	}
 	log.FromContext(ctx).Info("Updating by the Deployment's rolling update, since pods can not be updated in place", "reason", serverWords(refusal))
 	r.recorder.Eventf(observed.deployment, nil, corev1.EventTypeWarning, v1alpha1.ReasonRollingWorkloads, "Reconcile",
 		"Pods can not be updated in place, so the Deployment rolls out the change: %s", serverWords(refusal))

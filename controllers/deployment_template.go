@@ -148,5 +148,5 @@ func problemOf(refusal error) injection.Problem {
 	if isFieldConflict(refusal) {
 		reason = v1alpha1.ReasonFieldConflict
 	}
-	return injection.Problem{Reason: reason, Message: fmt.Sprintf("the API server refuses the template: %s", serverWords(refusal))}
+	return injection.Problem{Reason: reason, Message: fmt.Sprintf("the API server refuses it: %s", serverWords(refusal))}
 }
