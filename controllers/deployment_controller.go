@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -24,6 +25,8 @@ const (
 	// slipSettles is how old an order slip has to be before it is acted upon, so that sets that are created together make one
 	// template change. Managed fields tell the time of a write in whole seconds, so this waits for one second at least.
 	slipSettles = 2 * time.Second
+	// slipObserved is how long at most the Deployment controller is given to see the slip: what it then writes would have ours refused.
+	slipObserved = 5 * time.Second
 	// tryAgain is after how long a template that the API server refused is sent once more, if nothing happens before.
 	tryAgain = time.Minute
 )
@@ -104,7 +107,7 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 		return failed(observed, err), err
 	}
 	result := newOutcome(plan.Problems)
-	if wait := r.untilSettled(observed); wait > 0 && (plan.Changed || observed.misses()) {
+	if wait := r.untilSettled(observed.deployment); wait > 0 && (plan.Changed || observed.misses()) {
 		result.recheck = soonest(result.recheck, wait)
 		if observed.goesInPlace(plan) {
 			observed.eachNew(plan, func(key string) { result.phases[key] = rollout.UpdatingPods })
@@ -152,16 +155,21 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 
 // untilSettled is how long the slip has to be left alone. A clock that differs from the API server's makes it shorter, never longer. A slip
 // that is not ours is one that a rollback restored: the sets' controller puts it right.
-func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.Duration {
-	if len(observed.slip) == 0 {
+func (r *deploymentReconciler) untilSettled(deployment *appsv1.Deployment) time.Duration {
+	if len(slipOf(deployment)) == 0 {
 		return 0
 	}
-	written := slipWritten(observed.deployment)
+	written := slipWritten(deployment)
 	if written.IsZero() {
 		return slipSettles
 	}
-	if age := r.now().Sub(written); age >= 0 && age < slipSettles {
+	age := r.now().Sub(written)
+	observed := rolloutOf(deployment).Observed
+	switch {
+	case age >= 0 && age < slipSettles:
 		return slipSettles - age
+	case age >= 0 && age < slipObserved && !observed:
+		return slipObserved - age
 	}
 	return 0
 }

@@ -215,7 +215,7 @@ func (w *world) converge(ctx context.Context) {
 	GinkgoHelper()
 	for range 30 {
 		before := len(w.writes)
-		w.ahead = slipSettles
+		w.ahead = slipObserved
 		w.reconcileAll(ctx)
 		w.reconcileAll(ctx)
 		if len(w.writes) == before {

@@ -33,7 +33,7 @@ var _ = Describe("Acceptance 6 and 9: a workload that a set does not fit", func(
 		Eventually(ctx, shop.template).WithArguments("web").Should(HaveExactElements("web=nginx:1", "agent=audit:1"))
 		shop.waitUntilReady(ctx, "audit")
 		Eventually(ctx, shop.problems).WithArguments("metrics").Should(HaveExactElements(
-			`web: NameConflict: container "agent" is rendered by SidecarSet audit, which is older`))
+			`web: NameConflict: container "agent" is rendered by SidecarSet audit, which goes before`))
 
 		shop.kubectl(ctx, "delete", "scs", "audit", "--timeout=60s")
 		Eventually(ctx, shop.template).WithArguments("web").Should(HaveExactElements("web=nginx:1", "agent=metrics:1", "exporter=metrics:1"))

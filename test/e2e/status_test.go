@@ -61,8 +61,8 @@ var _ = Describe("Acceptance 10: a SidecarSet's status", func() {
 			g.Expect(set.Status.CurrentRevision).NotTo(Equal(set.Status.UpdateRevision))
 		}
 		Eventually(counts).Should(Succeed())
-		Expect(shop.condition(ctx, "log-agent", "Ready")).To(Equal("False/RollingWorkloads"))
-		Expect(shop.pods(ctx, "web")).To(ContainElement("web=nginx:1 log-agent=busybox:1"), "the Deployment keeps what works")
+		Expect(shop.condition(ctx, "log-agent", "Ready")).To(Equal("False/UpdatingPods"))
+		Expect(shop.pods(ctx, "web")).To(ContainElement("web=nginx:1 log-agent=busybox:1"), "maxUnavailable keeps what works")
 
 		shop.apply(ctx, logAgent().Image("log-agent", "busybox:2").Obj())
 		Eventually(ctx, shop.pods).WithArguments("web").Should(HaveExactElements("web=nginx:1 log-agent=busybox:2", "web=nginx:1 log-agent=busybox:2"))

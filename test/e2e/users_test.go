@@ -61,7 +61,7 @@ var _ = Describe("Acceptance 4: sidecars stay while users work as they always do
 
 		shop.kubectl(ctx, "rollout", "undo", "deployment", "web", "--to-revision=2") // the first with log-agent
 		shop.endsAt(ctx, "web", "web=nginx:1", "log-agent=busybox:2")
-		Consistently(ctx, shop.replicaSets).WithArguments("web").Should(Equal(5))
+		Consistently(ctx, shop.replicaSets).WithArguments("web").Should(Equal(3))
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
 		Expect(shop.condition(ctx, "log-agent", "Degraded")).To(Equal("False/AsExpected"))
 		shop.leavesNothing(ctx, "log-agent", "web")
