@@ -75,6 +75,17 @@ func startOperator(ctx SpecContext) {
 	}
 }
 
+// restartOperator ends the operator, starts it again, and returns when it has been seen at work in another namespace.
+func restartOperator(ctx SpecContext, end func(*localcluster.Process) error) {
+	GinkgoHelper()
+	takeOperatorAway(end)
+	startOperator(ctx)
+	neighbour := newNamespace(ctx)
+	neighbour.apply(ctx, web("web").Obj(), logAgent().Obj())
+	Eventually(ctx, neighbour.template).WithArguments("web").Should(HaveExactElements("web=nginx:1", "log-agent=busybox:1"))
+	neighbour.waitUntilReady(ctx, "log-agent")
+}
+
 // operatorMemory returns lines of the kernel's account of the operator's memory: VmRSS is what it has, VmHWM the most that it had.
 func operatorMemory() string {
 	GinkgoHelper()

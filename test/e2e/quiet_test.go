@@ -4,10 +4,12 @@
 package e2e
 
 import (
+	"fmt"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
@@ -16,15 +18,21 @@ import (
 const quietFor = 30 * time.Second
 
 var _ = Describe("Acceptance 8: once all is as declared, the operator", func() {
+	const workloads = 3
+
 	BeforeEach(func(ctx SpecContext) {
 		writes := writesFromNow()
 		mesh := MakeSidecarSet("mesh").NativeSidecar("proxy", "proxy:1").PodMetadata(map[string]string{"team": "platform"}, nil)
 		idle := MakeSidecarSet("idle").Selecting("no", "workload").Container("idle", "idle:1")
 		collides := web("collides").Container("log-agent", "fluentd:1")
-		shop.apply(ctx, web("web").Obj(), web("cart").InitContainer("migrate", "app:1").Obj(), collides.Obj(), logAgent().Obj(), mesh.Obj(), idle.Obj())
-		for _, name := range []string{"web", "cart"} {
-			Eventually(ctx, shop.template).WithArguments(name).Should(ContainElements("proxy=proxy:1", "log-agent=busybox:1"))
-			shop.waitForRollout(ctx, name)
+		objects := []client.Object{logAgent().Obj(), mesh.Obj(), idle.Obj(), collides.Obj()}
+		for i := range workloads {
+			objects = append(objects, web(fmt.Sprintf("web-%d", i)).InitContainer("migrate", "app:1").Replicas(1).Obj())
+		}
+		shop.apply(ctx, objects...)
+		for i := range workloads {
+			name := fmt.Sprintf("web-%d", i)
+			Eventually(ctx, shop.template).WithArguments(name).Should(HaveExactElements("proxy=proxy:1", "migrate=app:1", "web=nginx:1", "log-agent=busybox:1"))
 		}
 		shop.waitUntilReady(ctx, "mesh", "idle")
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Progressing").Should(Equal("False/Complete"))
@@ -49,14 +57,8 @@ var _ = Describe("Acceptance 8: once all is as declared, the operator", func() {
 			"SIGTERM": (*localcluster.Process).Stop,
 			"SIGKILL": (*localcluster.Process).Kill,
 		} {
-			By("starting it after " + signal)
-			takeOperatorAway(end)
-			startOperator(ctx)
-			By("seeing it at work again, in the neighbourhood")
-			neighbour := newNamespace(ctx)
-			neighbour.apply(ctx, web("web").Obj(), logAgent().Obj())
-			Eventually(ctx, neighbour.template).WithArguments("web").Should(HaveExactElements("web=nginx:1", "log-agent=busybox:1"))
-			neighbour.waitUntilReady(ctx, "log-agent")
+			By(signal)
+			restartOperator(ctx, end)
 			Expect(writes.byOperator(shop.name)).To(BeEmpty())
 		}
 		Expect(writes.outsideSpecs()).To(BeEmpty())

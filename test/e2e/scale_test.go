@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
 
 // It comes last: what it leaves goes with the cluster, and disturbs no other spec.
@@ -23,7 +24,7 @@ var _ = Describe("Acceptance 11: at scale", Label("scale"), SpecPriority(-1), fu
 		patience  = 10 * time.Minute
 	)
 
-	It("one set reaches 300 Deployments of 3 pods, with three writes for each at most", func(ctx SpecContext) {
+	It("one set reaches 300 Deployments of 3 pods, with three writes for each at most, and none after a restart", func(ctx SpecContext) {
 		for i := range workloads {
 			object := web(fmt.Sprintf("web-%d", i)).Replicas(replicas).Obj()
 			object.Namespace = shop.name
@@ -49,6 +50,11 @@ var _ = Describe("Acceptance 11: at scale", Label("scale"), SpecPriority(-1), fu
 		AddReportEntry(fmt.Sprintf("%d Deployments of %d pods injected in %.0f s; the operator's memory: %s", workloads, replicas, took.Seconds(), operatorMemory()),
 			"its writes:\n"+table(counts)+"of them to each Deployment:\n"+table(perWorkload))
 		Expect(sum).To(And(BeNumerically(">=", workloads), BeNumerically("<=", 3*workloads)))
+
+		Eventually(nothingMoreSinceLastAsked(writes)).WithPolling(time.Second).Should(BeTrue())
+		writes = writesFromNow()
+		restartOperator(ctx, (*localcluster.Process).Kill)
+		Expect(writes.byOperator(shop.name)).To(BeEmpty())
 	})
 })
 
