@@ -8,9 +8,10 @@
 //
 // # What a simulated kubelet does
 //
-// It starts the containers of a scheduled pod, restarts exactly the container whose image changed (another containerID,
-// restartCount + 1), follows the pod's generation with status.observedGeneration, and answers ImagePullBackOff for an image
-// whose name holds "missing". See assets/kwok.yaml.
+// It starts the containers of a scheduled pod and restarts exactly the container whose image changed. As a real kubelet does,
+// it first says that it has seen the pod's generation (status.observedGeneration), then kills the container, and only then
+// has the new one (another containerID, restartCount + 1). Changed resources appear in the status and restart nothing. An image
+// whose name holds "missing" cannot be pulled: the old container is gone by then. See assets/kwok.yaml.
 //
 // # How a cluster ends
 //
