@@ -1,0 +1,195 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+var _ = Describe("In-place updates: while maxUnavailable is 3,", Ordered, func() {
+	const updated = "web=nginx:1 log-agent=busybox:2"
+	shareNamespace()
+	var (
+		pods   *podRecorder
+		before map[types.UID]map[string]run
+		// failed is a pod of "large" that fails on its own in the middle of the update.
+		failed   string
+		failedAt time.Time
+	)
+
+	BeforeAll(func(ctx SpecContext) {
+		set := logAgent().MaxUnavailable("3")
+		shop.apply(ctx, web("large").Replicas(20).Obj(), web("budgeted").Replicas(6).Obj(), web("blocked").Replicas(4).Obj())
+		shop.inject(ctx, set, "large", "budgeted", "blocked")
+		shop.kubectl(ctx, "create", "poddisruptionbudget", "budgeted", "--selector=app=budgeted", "--max-unavailable=1")
+		shop.kubectl(ctx, "create", "poddisruptionbudget", "blocked", "--selector=app=blocked", "--max-unavailable=0")
+		Eventually(ctx, shop.disruptionsAllowed).WithArguments("budgeted").Should(BeEquivalentTo(1))
+		Eventually(ctx, shop.disruptionsAllowed).WithArguments("blocked").Should(BeEquivalentTo(0))
+		before = shop.runs(ctx, "blocked")
+
+		pods = recordPods(ctx)
+		shop.apply(ctx, set.Image("log-agent", "busybox:2").Obj())
+		Eventually(func() int { return len(pods.updated("large")) }).WithPolling(interval / 10).Should(BeNumerically(">=", 6))
+		failed, failedAt = pods.updated("large")[0], time.Now()
+		shop.failPod(ctx, failed)
+	})
+
+	It("of 20 pods never more are unavailable, one that fails on its own included", func(ctx SpecContext) {
+		Eventually(ctx, shop.tally).WithArguments("large").Should(Equal(map[string]int{updated: 19, "not ready": 1}))
+		const noticed = time.Second // by then the operator has learnt of the failure
+		all := pods.of("large")
+		Expect(most(all, time.Time{}, failed)).To(Equal(3), "of the others: no more, and no fewer as long as nothing failed")
+		Expect(most(all, failedAt.Add(noticed), "")).To(BeNumerically("<=", 3), "of all, from the failure on")
+		Expect(shop.deployment(ctx, "large").Status.ReadyReplicas).To(BeEquivalentTo(19))
+	})
+
+	It("a PodDisruptionBudget that allows one lets one go after the other", func(ctx SpecContext) {
+		Eventually(ctx, shop.tally).WithArguments("budgeted").Should(Equal(map[string]int{updated: 6}))
+		Expect(most(pods.of("budgeted"), time.Time{}, "")).To(Equal(1))
+		Eventually(ctx, shop.template).WithArguments("budgeted").Should(HaveExactElements("web=nginx:1", "log-agent=busybox:2"))
+	})
+
+	It("a PodDisruptionBudget that allows none lets none go, until it is gone", func(ctx SpecContext) {
+		Eventually(ctx, shop.problems).WithArguments("log-agent").Should(ContainElement(HavePrefix("blocked: DisruptionBudget: ")))
+		Expect(shop.condition(ctx, "log-agent", "Ready")).To(Equal("False/UpdatingPods"))
+		Expect(shop.condition(ctx, "log-agent", "Degraded")).To(Equal("False/AsExpected"))
+		Consistently(func() []string { return pods.updated("blocked") }).Should(BeEmpty())
+		shop.expectRestarts(ctx, "blocked", before, 0)
+		Expect(shop.template(ctx, "blocked")).To(HaveExactElements("web=nginx:1", "log-agent=busybox:1"))
+
+		shop.kubectl(ctx, "delete", "poddisruptionbudget", "blocked")
+		shop.comesTo(ctx, "blocked", 4, "web=nginx:1", "log-agent=busybox:2")
+		shop.expectRestarts(ctx, "blocked", before, 1, "log-agent")
+		shop.kubectl(ctx, "delete", "pod", failed)
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+	})
+})
+
+// disruptionsAllowed is what a PodDisruptionBudget allows, and -1 as long as nobody has computed it.
+func (n *namespace) disruptionsAllowed(ctx context.Context, name string) (int32, error) {
+	budget := &policyv1.PodDisruptionBudget{}
+	if err := k8s.Get(ctx, n.key(name), budget); err != nil || budget.Status.ObservedGeneration == 0 {
+		return -1, err
+	}
+	return budget.Status.DisruptionsAllowed, nil
+}
+
+// failPod lets the application in a pod fail its readiness probe, as the kubelet would report it.
+func (n *namespace) failPod(ctx context.Context, name string) {
+	GinkgoHelper()
+	pod := &corev1.Pod{}
+	Expect(k8s.Get(ctx, n.key(name), pod)).To(Succeed())
+	failing := pod.DeepCopy()
+	for i := range failing.Status.ContainerStatuses {
+		status := &failing.Status.ContainerStatuses[i]
+		status.Ready = status.Ready && status.Name != "web"
+	}
+	for i := range failing.Status.Conditions {
+		if condition := &failing.Status.Conditions[i]; condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady {
+			condition.Status = corev1.ConditionFalse
+		}
+	}
+	Expect(k8s.Status().Patch(ctx, failing, client.MergeFrom(pod))).To(Succeed())
+}
+
+// tally counts the pods of a Deployment by what pods says of them.
+func (n *namespace) tally(ctx context.Context, deployment string) (map[string]int, error) {
+	pods, err := n.pods(ctx, deployment)
+	counts := map[string]int{}
+	for _, pod := range pods {
+		counts[pod]++
+	}
+	return counts, err
+}
+
+// podRecorder records all that happens to the pods of the spec's namespace, in the order in which it happens.
+type podRecorder struct {
+	lock   sync.Mutex
+	events []podEvent
+}
+
+type podEvent struct {
+	at   time.Time
+	gone bool
+	pod  *corev1.Pod
+}
+
+// recordPods records until the spec ends.
+func recordPods(ctx context.Context) *podRecorder {
+	GinkgoHelper()
+	watching, err := client.NewWithWatch(cluster.Config, client.Options{})
+	Expect(err).NotTo(HaveOccurred())
+	// The first events are the pods that there are.
+	stream, err := watching.Watch(context.WithoutCancel(ctx), &corev1.PodList{}, client.InNamespace(shop.name))
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(stream.Stop)
+	recorder := &podRecorder{}
+	go func() {
+		for event := range stream.ResultChan() {
+			if pod, ok := event.Object.(*corev1.Pod); ok {
+				recorder.add(podEvent{at: time.Now(), gone: event.Type == watch.Deleted, pod: pod})
+			}
+		}
+	}()
+	return recorder
+}
+
+func (r *podRecorder) add(event podEvent) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.events = append(r.events, event)
+}
+
+// of are the events of a Deployment's pods.
+func (r *podRecorder) of(deployment string) []podEvent {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	return slices.DeleteFunc(slices.Clone(r.events), func(event podEvent) bool { return event.pod.Labels["app"] != deployment })
+}
+
+// updated are the pods of a Deployment that run the new log agent and are ready, in the order in which they came to.
+func (r *podRecorder) updated(deployment string) (names []string) {
+	for _, event := range r.of(deployment) {
+		isNew := slices.ContainsFunc(event.pod.Spec.Containers, func(c corev1.Container) bool { return c.Image == "busybox:2" })
+		if isNew && !isUnavailable(event.pod) && !slices.Contains(names, event.pod.Name) {
+			names = append(names, event.pod.Name)
+		}
+	}
+	return names
+}
+
+// most is how many pods were unavailable at the same time, from a time on, one of them not counted.
+func most(events []podEvent, from time.Time, except string) (result int) {
+	unavailable := map[string]bool{}
+	for _, event := range events {
+		unavailable[event.pod.Name] = isUnavailable(event.pod) && !event.gone && event.pod.Name != except
+		count := 0
+		for _, is := range unavailable {
+			if is {
+				count++
+			}
+		}
+		if event.at.After(from) {
+			result = max(result, count)
+		}
+	}
+	return result
+}
+
+// isUnavailable is true of a pod that is not ready, and from a change of its spec on, until the kubelet has carried it out: a simulated one
+// does so and reports it at once.
+func isUnavailable(pod *corev1.Pod) bool {
+	return !isReady(pod) || pod.Status.ObservedGeneration < pod.Generation
+}
