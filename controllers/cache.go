@@ -59,9 +59,10 @@ func stripDeployment(object any) (any, error) {
 	return object, nil
 }
 
-// stripReplicaSet leaves the identity of the template, in templateIdentity, instead of the template.
+// stripReplicaSet leaves the identity of the template, in templateIdentity, instead of the template. A transform has to bear being called on what it
+// returned: that is how objects of an initial list come (client-go/tools/cache, Reflector.watchList).
 func stripReplicaSet(object any) (any, error) {
-	if rs, ok := object.(*appsv1.ReplicaSet); ok {
+	if rs, ok := object.(*appsv1.ReplicaSet); ok && len(rs.Spec.Template.Spec.Containers) > 0 {
 		template := injection.TemplateIdentity(&rs.Spec.Template)
 		hash := rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
 		rs.ObjectMeta = stripMeta(&rs.ObjectMeta)

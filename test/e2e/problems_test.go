@@ -49,7 +49,7 @@ var _ = Describe("Acceptance 6 and 9: a workload that a set does not fit", func(
 		shop.waitUntilReady(ctx, "log-agent")
 		Eventually(ctx, shop.condition).WithArguments("greedy", "Degraded").Should(Equal("True/PreflightFailed"))
 		Expect(shop.problems(ctx, "greedy")).To(HaveExactElements(
-			And(HavePrefix("small: PreflightFailed: the API server refuses the template: "), ContainSubstring("aggregate container requests"))))
+			And(HavePrefix("small: PreflightFailed: the API server refuses it: "), ContainSubstring("aggregate container requests"))))
 
 		shop.apply(ctx, small.MemoryOfPod("256Mi").Obj())
 		Eventually(ctx, shop.template).WithArguments("small").Should(ConsistOf("web=nginx:1", "log-agent=busybox:1", "greedy=greedy:1"))

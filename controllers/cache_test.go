@@ -1,0 +1,72 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+)
+
+// Objects of an initial list are transformed twice (client-go/tools/cache, Reflector.watchList).
+func TestTransformsCanBeRepeated(t *testing.T) {
+	meta := metav1.ObjectMeta{
+		Name: "web", UID: "1", ResourceVersion: "2", Generation: 3,
+		Labels: map[string]string{v1alpha1.InjectedLabel: "true", appsv1.DefaultDeploymentUniqueLabelKey: "abc", "app": "web"},
+		Annotations: map[string]string{
+			v1alpha1.RevisionsAnnotation: "{}", v1alpha1.InPlaceAnnotation: "{}", corev1.LastAppliedConfigAnnotation: "{}", "other": "x",
+		},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}, {Manager: v1alpha1.FieldManager}},
+	}
+	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1", Command: []string{"x"}}}}}
+	for name, test := range map[string]struct {
+		object    runtime.Object
+		transform func(any) (any, error)
+	}{
+		"Deployment": {&appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Template: template}}, stripDeployment},
+		"ReplicaSet": {&appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Template: template}}, stripReplicaSet},
+		"Pod": {&corev1.Pod{ObjectMeta: meta, Spec: template.Spec, Status: corev1.PodStatus{
+			Phase:             corev1.PodRunning,
+			Conditions:        []corev1.PodCondition{{Type: corev1.PodReady}, {Type: corev1.PodScheduled}},
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "web", ContainerID: "1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1, 0))}}}},
+		}}, stripPod},
+	} {
+		t.Run(name, func(t *testing.T) {
+			once, err := test.transform(test.object.DeepCopyObject())
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, ok := once.(runtime.Object)
+			if !ok {
+				t.Fatalf("%T came back", once)
+			}
+			twice, err := test.transform(before.DeepCopyObject())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(any(before), twice); diff != "" {
+				t.Errorf("the second time changes it:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAStrippedReplicaSetKeepsWhatItsTemplateIs(t *testing.T) {
+	rs := &appsv1.ReplicaSet{Spec: appsv1.ReplicaSetSpec{Template: corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: "abc"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1"}}},
+	}}}
+	want := injection.TemplateIdentity(&corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1"}}}})
+	if _, err := stripReplicaSet(rs); err != nil || rs.Annotations[templateIdentity] != want {
+		t.Errorf("identity %q, want that of the Deployment's template, %q", rs.Annotations[templateIdentity], want)
+	}
+}
