@@ -234,6 +234,7 @@ func (w *writer) updatePod(ctx context.Context, namespace string, patch *rollout
 	images := patch.Images()
 	for _, name := range slices.Sorted(maps.Keys(images)) {
 		update.add("replace", testContainer(&update, patch, name)+"/image", images[name])
+		testRunning(&update, patch, name)
 	}
 	record, err := json.Marshal(patch.Record(now))
 	if err != nil {
@@ -258,6 +259,13 @@ func testContainer(operations *jsonPatch, patch *rollout.PodPatch, name string) 
 	path := fmt.Sprintf("/spec/%s/%d", container.List, container.Index)
 	operations.add("test", path+"/name", name)
 	return path
+}
+
+// testRunning lets a patch fail when a container has been restarted since the decision: its record would name the wrong one.
+func testRunning(operations *jsonPatch, patch *rollout.PodPatch, name string) {
+	if container := patch.Pod.Containers[name]; container.ID != "" {
+		operations.add("test", fmt.Sprintf("/status/%s/%d/containerID", container.StatusList, container.StatusIndex), container.ID)
+	}
 }
 
 // referenceTo is a Deployment for a client to write the answer into: what is in the cache stays as it is.

@@ -46,6 +46,7 @@ type deploymentReconciler struct {
 func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	observed, err := r.observer.deployment(ctx, request.NamespacedName)
 	if err != nil {
+		r.reportUnread(observed, err)
 		return quietly(err)
 	}
 	if observed == nil {
@@ -211,6 +212,18 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 	}
 	r.summaries.put(client.ObjectKeyFromObject(observed.deployment), summaries)
 	return recheck
+}
+
+// reportUnread keeps a summary for each set on the slip of a Deployment that can not be read: their status must not wait for it.
+func (r *deploymentReconciler) reportUnread(observed *workloadObservation, err error) {
+	if observed == nil || isStale(err) {
+		return
+	}
+	summaries := map[string]rollout.Summary{}
+	for key, revision := range observed.slip {
+		summaries[key] = rollout.Summary{Target: revision, Problem: &rollout.Problem{Reason: v1alpha1.ReasonPreflightFailed, Message: err.Error()}}
+	}
+	r.summaries.put(client.ObjectKeyFromObject(observed.deployment), summaries)
 }
 
 // sets are those that the template is to have.

@@ -12,11 +12,16 @@
 // never touches a template. The controller of Deployments reads the slip and is the only writer of templates; since one reconcile runs per
 // Deployment, nothing writes the same template at the same time.
 //
-// Each reconcile observes (observe.go, all reads, from the cache), decides (the pure packages injection and rollout), acts (apply.go, all
-// writes) and reports. What a reconcile of a Deployment saw is a summary for each of its sets (summaries.go); a set's status is the sum
-// of its summaries, so that no event costs more than the pods of one workload or the workloads of one set. Summaries are the only thing
-// in memory, and are made anew from the cluster after a start.
+// Each reconcile observes (observe.go, all reads, from the cache), decides (the pure packages injection, rollout and promotion), acts (apply.go,
+// all writes) and reports. What a reconcile of a Deployment saw is a summary for each of its sets (summaries.go); a set's status is the sum
+// of its summaries, so that no event costs more than the pods of one workload or the workloads of one set.
 //
-// Every write is guarded by the version of the object that the decision was made from. A refusal for that reason (409) means that the
-// cache is behind: the reconcile ends quietly and comes again.
+// A Deployment goes to its slip in one of two ways. What running pods can take (deployment_inplace.go) is patched into them, a few at a
+// time, and when all have it, the template follows by a promotion. Everything else (deployment_template.go) is written into the template
+// at once, and the Deployment's own rollout does the rest.
+//
+// In memory are only the summaries and what the API server refused lately (refusals.go). Both are made anew from the cluster after a start.
+//
+// Every write to a workload is guarded by the version of the object that the decision was made from, or by tests of what it relies on. A
+// refusal for that reason means that the cache is behind: the reconcile ends quietly and comes again.
 package controllers

@@ -181,7 +181,8 @@ const (
 	leaving
 )
 
-// deployment observes a Deployment for its controller. It returns nil when there is none, or none that concerns us.
+// deployment observes a Deployment for its controller. It returns nil when there is none, or none that concerns us, and what it has so far
+// when it fails.
 func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*workloadObservation, error) {
 	deployment := &appsv1.Deployment{}
 	if err := o.cache.Get(ctx, name, deployment); err != nil {
@@ -194,36 +195,37 @@ func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*
 	if !deployment.DeletionTimestamp.IsZero() || (len(slip) == 0 && !carriesOurs(deployment)) {
 		return nil, nil
 	}
-	owned, err := injection.OwnershipOf(deployment.ManagedFields)
-	if err != nil {
-		return nil, err
-	}
 	observed := &workloadObservation{deployment: deployment, slip: slip}
-	observed.workload = injection.Workload{
-		Name:     "Deployment " + name.String(),
-		Template: &deployment.Spec.Template,
-		Owned:    owned,
+	return observed, o.complete(ctx, observed, name)
+}
+
+// complete adds all but the Deployment itself.
+func (o *observer) complete(ctx context.Context, observed *workloadObservation, name types.NamespacedName) error {
+	template := &observed.deployment.Spec.Template
+	observed.workload = injection.Workload{Name: "Deployment " + name.String(), Template: template}
+	var err error
+	if observed.workload.Owned, err = injection.OwnershipOf(observed.deployment.ManagedFields); err != nil {
+		return err
 	}
-	if observed.workload.Rendered, err = o.contents(ctx, name.Namespace, marksOf(&deployment.Spec.Template)); err != nil {
-		return nil, err
+	if observed.workload.Rendered, err = o.contents(ctx, name.Namespace, marksOf(template)); err != nil {
+		return err
 	}
-	if observed.intent = promotion.ParseIntent(deployment.Annotations[v1alpha1.PromotionAnnotation]); observed.intent != nil {
+	if observed.intent = promotion.ParseIntent(observed.deployment.Annotations[v1alpha1.PromotionAnnotation]); observed.intent != nil {
 		if observed.before, err = o.contents(ctx, name.Namespace, observed.intent.From); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	keys := marksOf(&deployment.Spec.Template)
-	maps.Copy(keys, slip)
-	for key := range keys {
+	keys := marksOf(template)
+	maps.Copy(keys, observed.slip)
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if err := o.addSet(ctx, observed, key); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	slices.SortFunc(observed.assigned, func(a, b assignedSet) int { return strings.Compare(a.Key, b.Key) })
 	if err := o.addPods(ctx, observed); err != nil {
-		return nil, err
+		return err
 	}
-	return observed, o.addDisruptionBudgets(ctx, observed)
+	return o.addDisruptionBudgets(ctx, observed)
 }
 
 // contents returns the contents of revisions by set, without those that are gone.

@@ -265,6 +265,28 @@ var _ = Describe("Lost marks", func() {
 	})
 })
 
+var _ = Describe("A workload that can not be read", func() {
+	It("is told of, and keeps no other from being counted", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.createDeployment(ctx, "good", webPod)
+		w.createDeployment(ctx, "bad", webPod)
+		w.createSet(ctx, "agent", agentSpec)
+		w.converge(ctx)
+		broken := &appsv1.ControllerRevision{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "broken", Labels: map[string]string{v1alpha1.SetLabel: "agent"}},
+			Data:       runtime.RawExtension{Raw: []byte(`{"containers": 1}`)},
+		}
+		Expect(k8s.Create(ctx, broken)).To(Succeed())
+		w.updateSet(ctx, "agent", strings.ReplaceAll(agentSpec, "RollingUpdate", "RollingUpdate, paused: true"))
+		w.editDeployment(ctx, "bad", "somebody", func(d *appsv1.Deployment) { d.Annotations[v1alpha1.TargetRevisionsAnnotation] = `{"agent":"broken"}` })
+		_, err := w.deployments.Reconcile(ctx, requestFor(w.deployment(ctx, "bad")))
+		Expect(err).To(MatchError(ContainSubstring("parsing the content of a revision")))
+		w.reconcileSets(ctx)
+		Expect(w.set(ctx, "agent").Status.Problems).To(HaveExactElements(HaveField("Name", "bad")))
+		Expect(w.set(ctx, "agent").Status.Workloads).To(BeEquivalentTo(2))
+	})
+})
+
 var _ = Describe("A revision's name", func() {
 	It("that something else has is not fought for", func(ctx context.Context) {
 		w := newWorld(ctx)

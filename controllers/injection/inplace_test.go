@@ -4,6 +4,7 @@
 package injection
 
 import (
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,10 @@ func TestPlansThatGoInPlace(t *testing.T) {
 		want    bool
 	}{
 		"nothing": {content: meshed, want: false},
+		"an image, with a claim on the application left behind by a crash": {want: true, content: strings.ReplaceAll(meshed, "a:1", "a:2"), change: func(w *Workload) {
+			w.Owned.fields.Insert(templatePath("containers", byName("web")))
+			w.Owned.fields.Insert(templatePath("containers", byName("web"), "name"))
+		}},
 		"images": {want: true, content: `
 initContainers: [{name: setup, image: "s:1"}, {name: proxy, image: "p:2", restartPolicy: Always, resources: {limits: {cpu: 100m}}}]
 containers: [{name: agent, image: "a:2", env: [{name: A, value: x}, {name: B}], resources: {limits: {cpu: 100m, memory: 1Gi}}}]`},

@@ -101,8 +101,20 @@ func (r *Renderer) Render(workload Workload, sets []Set) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", workload.Name, err)
 	}
-	plan.InPlace = plan.Changed && !plan.holds && isInPlace(workload.Template, merged, workload.Owned.fields.Difference(plan.Keep))
+	plan.InPlace = plan.Changed && !plan.holds && isInPlace(workload.Template, merged, pruned(workload.Owned, plan, app))
 	return plan, nil
+}
+
+// pruned are the fields that applying a plan takes out of the template. Claims that a crash left behind are none: they are only given up.
+func pruned(owned Ownership, plan *Plan, app *application) *fieldpath.Set {
+	var claims []fieldpath.Path
+	for _, container := range app.containers {
+		claims = append(claims, keyClaims("containers", container)...)
+	}
+	for _, container := range app.initContainers {
+		claims = append(claims, keyClaims("initContainers", container)...)
+	}
+	return owned.fields.Difference(plan.Keep).Difference(fieldpath.NewSet(claims...))
 }
 
 // accept returns the parts of the sets that fit, in the order of their age. Held sets keep what they have, even against older ones.

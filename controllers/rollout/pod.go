@@ -40,8 +40,10 @@ type Container struct {
 	// Image and Resources are those of the pod's spec.
 	Image     string
 	Resources corev1.ResourceRequirements
-	// ID is the runtime's name for the container; every start makes a new one.
-	ID string
+	// ID is the runtime's name for the container; every start makes a new one. StatusList and StatusIndex say where it stands in the pod's status.
+	ID          string
+	StatusList  string
+	StatusIndex int
 	// AvailableSince is since when it runs and is ready; zero while it is not.
 	AvailableSince time.Time
 }
@@ -80,11 +82,13 @@ func PodOf(pod *corev1.Pod) Pod {
 		}
 	}
 	containersReady := conditionTime(pod, corev1.ContainersReady)
-	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+	for list, statuses := range map[string][]corev1.ContainerStatus{
+		"initContainerStatuses": pod.Status.InitContainerStatuses, "containerStatuses": pod.Status.ContainerStatuses,
+	} {
 		for i := range statuses {
 			status := &statuses[i]
 			container := result.Containers[status.Name]
-			container.ID = status.ContainerID
+			container.ID, container.StatusList, container.StatusIndex = status.ContainerID, list, i
 			if status.Ready && status.State.Running != nil {
 				// A container does not tell since when it is ready. All of them being ready is a later bound.
 				container.AvailableSince = latest(status.State.Running.StartedAt.Time, containersReady)
