@@ -131,7 +131,7 @@ func stripStatuses(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	for i := range statuses {
 		status := &statuses[i]
 		stripped = append(stripped, corev1.ContainerStatus{
-			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, State: corev1.ContainerState{Running: status.State.Running},
+			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, State: corev1.ContainerState{Running: status.State.Running, Waiting: status.State.Waiting},
 		})
 	}
 	return stripped

@@ -46,6 +46,13 @@ func (o *workloadObservation) isRollingOut() bool {
 	})
 }
 
+// isHopeless is true of a rollout that does not end by itself, because a sidecar can not be started or it exceeded its deadline. What a plan
+// brings may be the correction: it goes through the template, whose pods are being replaced anyway.
+func (o *workloadObservation) isHopeless(plan *injection.Plan) bool {
+	update := o.podUpdate(plan)
+	return rolloutOf(o.deployment).Stuck || update.HasFailingSidecar()
+}
+
 // eachNew visits the sets to which a plan brings a revision that the template does not have.
 func (o *workloadObservation) eachNew(plan *injection.Plan, visit func(key string)) {
 	marks := marksOf(o.workload.Template)

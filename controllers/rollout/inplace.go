@@ -246,6 +246,15 @@ func (u *PodUpdate) untilNextAvailable() time.Duration {
 	return next
 }
 
+// HasFailingSidecar is true when a sidecar can not be started in some pod: a rollout that brought it does not end by waiting.
+func (u *PodUpdate) HasFailingSidecar() bool {
+	return slices.ContainsFunc(u.Pods, func(pod Pod) bool {
+		return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool {
+			return slices.ContainsFunc(set.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].Failing })
+		})
+	})
+}
+
 // onlyPartitioned is true when no set has pods left that its partition would let go.
 func (u *PodUpdate) onlyPartitioned() bool {
 	return !slices.ContainsFunc(u.Sets, func(set SetUpdate) bool {

@@ -177,6 +177,21 @@ func TestAnUpdateThatIsTakenBackAtOnceRestartsNothing(t *testing.T) {
 	}
 }
 
+func TestHasFailingSidecar(t *testing.T) {
+	fails := func(container string) PodUpdate {
+		pod := makePod("b", old)
+		broken := pod.Containers[container]
+		broken.Failing = true
+		pod.Containers[container] = broken
+		return makeUpdate(makePod("a", old), pod)
+	}
+	for container, want := range map[string]bool{"agent": true, "web": false} {
+		if update := fails(container); update.HasFailingSidecar() != want {
+			t.Errorf("%s fails: a failing sidecar is seen: %v", container, !want)
+		}
+	}
+}
+
 func TestRounding(t *testing.T) {
 	for _, test := range []struct {
 		value                     string

@@ -5,6 +5,7 @@ package rollout
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +47,14 @@ type Container struct {
 	StatusIndex int
 	// AvailableSince is since when it runs and is ready; zero while it is not.
 	AvailableSince time.Time
+	// Failing is true while it can not be started.
+	Failing bool
+}
+
+// failingReasons are those for which a container waits that will not start by waiting (pkg/kubelet/images, pkg/kubelet/kuberuntime).
+var failingReasons = []string{
+	"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff",
+	"CreateContainerConfigError", "CreateContainerError", "RunContainerError",
 }
 
 // InPlaceUpdate is what a pod's annotation sidecarset.io/in-place records.
@@ -89,6 +98,7 @@ func PodOf(pod *corev1.Pod) Pod {
 			status := &statuses[i]
 			container := result.Containers[status.Name]
 			container.ID, container.StatusList, container.StatusIndex = status.ContainerID, list, i
+			container.Failing = status.State.Waiting != nil && slices.Contains(failingReasons, status.State.Waiting.Reason)
 			if status.Ready && status.State.Running != nil {
 				// A container does not tell since when it is ready. All of them being ready is a later bound.
 				container.AvailableSince = latest(status.State.Running.StartedAt.Time, containersReady)

@@ -30,7 +30,7 @@ func TestPodOf(t *testing.T) {
 			InitContainerStatuses: []corev1.ContainerStatus{status("proxy", true, 10)},
 			ContainerStatuses: []corev1.ContainerStatus{
 				status("agent", true, 20), status("starting", false, 20),
-				{Name: "crashed", Ready: true, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}},
+				{Name: "crashed", Ready: true, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}},
 			},
 		},
 	}
@@ -50,6 +50,9 @@ func TestPodOf(t *testing.T) {
 	}
 	if agent := read.Containers["agent"]; agent.List != "containers" || agent.Index != 1 || agent.Image != "a:1" {
 		t.Errorf("agent is %+v", agent)
+	}
+	if read.Containers["agent"].Failing || !read.Containers["crashed"].Failing {
+		t.Error("the container that crashed, and no other, fails")
 	}
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionTrue, LastTransitionTime: seconds(15)}}
 	want["proxy"] = time.Unix(15, 0)

@@ -43,6 +43,16 @@ var _ = Describe("Acceptance 10: a SidecarSet's status", func() {
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/NoWorkloads"))
 	})
 
+	It("is not stuck with a first injection that can not end, when the image is corrected", func(ctx SpecContext) {
+		shop.apply(ctx, web("web").Obj())
+		shop.waitForRollout(ctx, "web")
+		shop.apply(ctx, logAgent().Image("log-agent", "missing:1").Obj())
+		Eventually(ctx, shop.pods).WithArguments("web").Should(ContainElement("not ready"))
+		shop.apply(ctx, logAgent().Image("log-agent", "busybox:2").Obj())
+		Eventually(ctx, shop.pods).WithArguments("web").Should(HaveExactElements("web=nginx:1 log-agent=busybox:2", "web=nginx:1 log-agent=busybox:2"))
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+	})
+
 	It("shows a sidecar that does not start, until its image is corrected", func(ctx SpecContext) {
 		shop.apply(ctx, web("web").Obj(), logAgent().Obj())
 		shop.waitForRollout(ctx, "web")
