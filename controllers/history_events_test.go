@@ -1,0 +1,310 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+)
+
+// happen lets something happen that nobody in the cluster asked for. A quiet history has no user but the one who changes images.
+func (h *history) happen() {
+	events := []func(){h.changeImage, h.changeImage, h.changeImage, h.changeResources, h.failPod, h.failPod, h.stopManager, h.stopOperator}
+	if !h.quiet {
+		events = append(events, h.changeStructure, h.changeStrategy, h.scale, h.editTemplate, h.pause, h.resume, h.restart, h.undo, h.deleteDeployment, h.deletePod, h.makeSick)
+	}
+	events[h.random.IntN(len(events))]()
+}
+
+func (h *history) changeImage() {
+	name := h.anySet()
+	image := fmt.Sprintf("%s:%d", name, 1+h.random.IntN(3))
+	if h.chance(8) {
+		image = name + ":bad"
+	}
+	h.note("user: %s gets image %s", name, image)
+	h.changeSet(name, func(_ *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) { container.Image = image })
+}
+
+func (h *history) changeResources() {
+	name := h.anySet()
+	quantity := []string{"10m", "20m", "30m"}[h.random.IntN(3)]
+	h.note("user: %s gets %s of cpu", name, quantity)
+	h.changeSet(name, func(_ *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) { container.Resources = cpu(quantity) })
+}
+
+func (h *history) changeStructure() {
+	name := h.anySet()
+	level := []string{"info", "debug"}[h.random.IntN(2)]
+	h.note("user: %s gets LEVEL=%s", name, level)
+	h.changeSet(name, func(_ *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) {
+		container.Env = []corev1.EnvVar{{Name: "LEVEL", Value: level}}
+	})
+}
+
+func (h *history) changeStrategy() {
+	name := h.anySet()
+	h.changeSet(name, func(set *v1alpha1.SidecarSet, _ *v1alpha1.SidecarContainer) {
+		strategy := &set.Spec.UpdateStrategy
+		switch h.random.IntN(4) {
+		case 0:
+			strategy.Partition = new(intstr.FromInt32(int32(h.random.IntN(4))))
+		case 1:
+			strategy.MaxUnavailable = new(intstr.FromInt32(int32(1 + h.random.IntN(3))))
+		case 2:
+			strategy.Paused = !strategy.Paused
+		case 3:
+			strategy.Type = []v1alpha1.UpdateStrategyType{v1alpha1.InPlaceUpdateStrategyType, v1alpha1.RollingUpdateUpdateStrategyType}[h.random.IntN(2)]
+		}
+		h.note("user: %s gets partition %v, maxUnavailable %v, paused %v, %s", name, strategy.Partition, strategy.MaxUnavailable, strategy.Paused, strategy.Type)
+	})
+}
+
+// editDeployment lets the user change any Deployment; edit returns what it does, and nothing when it does nothing.
+func (h *history) editDeployment(edit func(d *appsv1.Deployment) string) {
+	deployments := h.server.deployments()
+	if len(deployments) == 0 {
+		return
+	}
+	d := deployments[h.random.IntN(len(deployments))].DeepCopy()
+	did := edit(d)
+	if did == "" {
+		return
+	}
+	h.note("user: %s: %s", d.Name, did)
+	_, err := h.server.update(d, "kubectl", false)
+	h.do(err)
+}
+
+func (h *history) scale() {
+	h.editDeployment(func(d *appsv1.Deployment) string {
+		d.Spec.Replicas = new(int32(h.random.IntN(6)))
+		h.budgetKnows[d.Name] = false
+		return fmt.Sprintf("scale to %d", *d.Spec.Replicas)
+	})
+}
+
+func (h *history) editTemplate() {
+	h.editDeployment(func(d *appsv1.Deployment) string {
+		for i := range d.Spec.Template.Spec.Containers {
+			if container := &d.Spec.Template.Spec.Containers[i]; container.Name == "main" {
+				container.Image = fmt.Sprintf("main:%d", 1+h.random.IntN(3))
+				return "image " + container.Image
+			}
+		}
+		return ""
+	})
+}
+
+func (h *history) pause() {
+	h.editDeployment(func(d *appsv1.Deployment) string {
+		if d.Spec.Paused {
+			return "" // kubectl refuses it
+		}
+		d.Spec.Paused, h.userPaused[d.Name] = true, true
+		return "pause"
+	})
+}
+
+func (h *history) resume() {
+	h.editDeployment(func(d *appsv1.Deployment) string {
+		if !d.Spec.Paused {
+			return ""
+		}
+		d.Spec.Paused = false
+		delete(h.userPaused, d.Name)
+		return "resume"
+	})
+}
+
+func (h *history) restart() {
+	h.editDeployment(func(d *appsv1.Deployment) string {
+		if d.Spec.Paused {
+			return "" // kubectl refuses it
+		}
+		if d.Spec.Template.Annotations == nil {
+			d.Spec.Template.Annotations = map[string]string{}
+		}
+		d.Spec.Template.Annotations["kubectl.kubernetes.io/restartedAt"] = h.server.now.String()
+		return "restart"
+	})
+}
+
+// undo is "kubectl rollout undo": the template and the annotations of an older ReplicaSet (k8s.io/kubectl/pkg/polymorphichelpers/rollback.go).
+func (h *history) undo() {
+	h.editDeployment(func(d *appsv1.Deployment) string {
+		sets := ownedReplicaSets(h.server.objects[replicaSetKind], d)
+		if d.Spec.Paused || len(sets) == 0 {
+			return "" // kubectl refuses it
+		}
+		rs := sets[h.random.IntN(len(sets))]
+		if injection.TemplateIdentity(&rs.Spec.Template) == injection.TemplateIdentity(&d.Spec.Template) {
+			return ""
+		}
+		d.Spec.Template = *rs.Spec.Template.DeepCopy()
+		delete(d.Spec.Template.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
+		annotations := maps.Clone(rs.Annotations)
+		for _, key := range annotationsToSkip {
+			delete(annotations, key)
+			if value, ok := d.Annotations[key]; ok {
+				annotations[key] = value
+			}
+		}
+		d.Annotations = annotations
+		return fmt.Sprintf("undo to %s: %v", rs.Name, annotations)
+	})
+}
+
+func (h *history) deleteDeployment() {
+	deployments := h.server.deployments()
+	if len(deployments) < 2 {
+		return
+	}
+	d := deployments[h.random.IntN(len(deployments))]
+	h.note("user: delete %s", d.Name)
+	h.do(h.server.delete(d, nil))
+	delete(h.userPaused, d.Name)
+}
+
+func (h *history) anyPod() *corev1.Pod {
+	pods := h.server.pods()
+	if len(pods) == 0 {
+		return nil
+	}
+	return pods[h.random.IntN(len(pods))]
+}
+
+func (h *history) failPod() {
+	if pod := h.anyPod(); pod != nil {
+		h.note("fate: %s of pod %s ends", h.kubelet.fail(pod, h.random), pod.Name)
+		h.failed(pod)
+	}
+}
+
+// failed says that a pod is unavailable by itself. The disruption controller sees that at once: what it sees late is what we do.
+func (h *history) failed(pod *corev1.Pod) {
+	delete(h.disturbed, pod.UID)
+	h.budgetKnows[pod.Labels["app"]] = false
+}
+
+func (h *history) deletePod() {
+	if pod := h.anyPod(); pod != nil {
+		h.note("fate: pod %s is deleted", pod.Name)
+		h.do(h.server.delete(pod, nil))
+		h.failed(pod)
+	}
+}
+
+// makeSick makes a pod ill for good: its application does not become ready any more.
+func (h *history) makeSick() {
+	pod := h.anyPod()
+	if pod == nil {
+		return
+	}
+	run := h.kubelet.running[pod.UID]
+	if run == nil || !pod.DeletionTimestamp.IsZero() {
+		return
+	}
+	h.note("fate: pod %s is sick", pod.Name)
+	h.kubelet.sick[pod.UID] = true
+	for _, container := range run.containers {
+		if container.name == "main" {
+			container.ready = false
+		}
+	}
+	h.kubelet.report(pod)
+	h.failed(pod)
+}
+
+func (h *history) stopManager() {
+	h.managerDown = h.server.now.Add(time.Duration(h.random.IntN(60)) * time.Second)
+	h.note("fate: the controller manager is down until %v", h.managerDown.Format("15:04:05"))
+	clear(h.budgetKnows)
+}
+
+func (h *history) stopOperator() {
+	h.note("fate: the operator crashes")
+	h.restartOperator()
+}
+
+// restartOperator lets the operator be away for a while.
+func (h *history) restartOperator() {
+	h.operatorDown = h.server.now.Add(time.Duration(h.random.IntN(40)) * time.Second / time.Duration(1+h.random.IntN(20)))
+	h.startOperator()
+}
+
+// endTrouble ends what keeps workloads from converging, but for one of them, whose name it returns: that has a pod that is sick for good.
+func (h *history) endTrouble() (broken string) {
+	h.faults = false
+	for _, set := range h.server.sets() {
+		h.changeSet(set.Name, func(set *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) {
+			if container.Image == set.Name+":bad" {
+				container.Image = set.Name + ":4"
+			}
+			set.Spec.UpdateStrategy.Partition, set.Spec.UpdateStrategy.Paused = new(intstr.FromInt32(0)), false
+		})
+	}
+	for _, budget := range sorted[*policyv1.PodDisruptionBudget](h.server.objects[budgetKind]) {
+		relaxed := budget.DeepCopy()
+		relaxed.Spec.MaxUnavailable = new(intstr.FromInt32(max(1, budget.Spec.MaxUnavailable.IntVal)))
+		_, err := h.server.update(relaxed, "kubectl", false)
+		h.do(err)
+		h.budgetKnows[budget.Name] = false
+	}
+	for _, pod := range h.server.pods() {
+		if d := h.deploymentOf(pod); d != nil && h.kubelet.sick[pod.UID] && (broken == "" || broken == d.Name) {
+			broken = d.Name
+		} else {
+			delete(h.kubelet.sick, pod.UID)
+		}
+	}
+	for _, d := range h.server.deployments() {
+		if h.userPaused[d.Name] && h.chance(2) {
+			h.resumeNow(d)
+		}
+	}
+	return broken
+}
+
+// mend heals a broken workload, and ends pauses.
+func (h *history) mend() {
+	clear(h.kubelet.sick)
+	for _, d := range h.server.deployments() {
+		if h.userPaused[d.Name] {
+			h.resumeNow(d)
+		}
+	}
+}
+
+func (h *history) resumeNow(d *appsv1.Deployment) {
+	resumed := d.DeepCopy()
+	resumed.Spec.Paused = false
+	delete(h.userPaused, d.Name)
+	h.note("user: %s: resume", d.Name)
+	_, err := h.server.update(resumed, "kubectl", false)
+	h.do(err)
+}
+
+// deploymentOf is the Deployment of a pod; nil when it is gone.
+func (h *history) deploymentOf(pod *corev1.Pod) *appsv1.Deployment {
+	d := h.server.deployment(pod.Labels["app"])
+	if d == nil || !slices.ContainsFunc(ownedReplicaSets(h.server.objects[replicaSetKind], d), func(rs *appsv1.ReplicaSet) bool {
+		return slices.ContainsFunc(pod.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == rs.UID })
+	}) {
+		return nil
+	}
+	return d
+}
+

@@ -1,0 +1,141 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/promotion"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// audit looks at what a write of the operator did.
+func (h *history) audit(before, after client.Object) {
+	switch before := before.(type) {
+	case *appsv1.Deployment:
+		if after, ok := after.(*appsv1.Deployment); ok {
+			h.auditTemplate("Deployment "+before.Name, &before.Spec.Template, &after.Spec.Template)
+			if *before.Spec.Replicas != *after.Spec.Replicas || !equality.Semantic.DeepEqual(before.Spec.Strategy, after.Spec.Strategy) {
+				h.violate("I5: Deployment %s has other replicas or another strategy", before.Name)
+			}
+		}
+	case *appsv1.ReplicaSet:
+		if after, ok := after.(*appsv1.ReplicaSet); ok {
+			h.auditTemplate("ReplicaSet "+before.Name, &before.Spec.Template, &after.Spec.Template)
+			if *before.Spec.Replicas != *after.Spec.Replicas {
+				h.violate("I5: ReplicaSet %s has other replicas", before.Name)
+			}
+		} else if *before.Spec.Replicas > 0 || before.Status.Replicas > 0 {
+			h.violate("I4: ReplicaSet %s was deleted with its pods", before.Name)
+		}
+	case *corev1.Pod:
+		if after, ok := after.(*corev1.Pod); ok {
+			h.auditPod(before, after)
+		}
+	}
+}
+
+// auditTemplate is I5: application containers stay as they are, but for mounts.
+func (h *history) auditTemplate(what string, before, after *corev1.PodTemplateSpec) {
+	application := func(template *corev1.PodTemplateSpec) (result []corev1.Container) {
+		for _, container := range slices.Concat(template.Spec.InitContainers, template.Spec.Containers) {
+			if container.Name == "main" || container.Name == "migrate" {
+				container.VolumeMounts = nil
+				result = append(result, container)
+			}
+		}
+		return result
+	}
+	if was, is := application(before), application(after); !equality.Semantic.DeepEqual(was, is) {
+		h.violate("I5: in %s, the application went from %v to %v", what, was, is)
+	}
+}
+
+// auditPod is I1 and I5 of a pod, and I2 when a container of it restarts.
+func (h *history) auditPod(before, after *corev1.Pod) {
+	expected, restarts := before.Spec.DeepCopy(), false
+	sidecars := strings.Split(after.Annotations[v1alpha1.ContainersAnnotation], ",")
+	for _, lists := range [][2][]corev1.Container{{expected.InitContainers, after.Spec.InitContainers}, {expected.Containers, after.Spec.Containers}} {
+		for i := range lists[0] {
+			if was, is := &lists[0][i], &lists[1][i]; slices.Contains(sidecars, was.Name) {
+				restarts = restarts || was.Image != is.Image
+				was.Image, was.Resources = is.Image, is.Resources
+			}
+		}
+	}
+	if !equality.Semantic.DeepEqual(*expected, after.Spec) {
+		h.violate("I1, I5: pod %s changed in more than its sidecars", before.Name)
+	}
+	if d := h.deploymentOf(before); d != nil && restarts && h.kubelet.isAvailable(before, d.Spec.MinReadySeconds) {
+		h.disturbed[before.UID] = true
+		h.auditBudgets(d, before, after)
+	}
+}
+
+// auditBudgets is I2, when a pod was updated that was available.
+func (h *history) auditBudgets(d *appsv1.Deployment, before, after *corev1.Pod) {
+	was, is := injection.Revisions(before.Annotations[v1alpha1.RevisionsAnnotation]), injection.Revisions(after.Annotations[v1alpha1.RevisionsAnnotation])
+	limit := *d.Spec.Replicas
+	for _, set := range h.server.sets() {
+		if was[set.Name] != is[set.Name] {
+			limit = min(limit, rollout.MaxUnavailable(set.Spec.UpdateStrategy.MaxUnavailable, *d.Spec.Replicas))
+		}
+	}
+	var available, disturbed int32
+	for _, pod := range h.server.pods() {
+		switch {
+		case pod.Labels["app"] != d.Name:
+		case h.kubelet.isAvailable(pod, d.Spec.MinReadySeconds):
+			available++
+		case h.disturbed[pod.UID]:
+			disturbed++
+		}
+	}
+	unavailable := *d.Spec.Replicas - available
+	if h.lags {
+		// What failed by itself a moment ago can not be known.
+		unavailable = disturbed
+	}
+	if unavailable > limit {
+		h.violate("I2: after updating pod %s, %d pods are unavailable (%d by us), and %d may be", before.Name, unavailable, disturbed, limit)
+	}
+	budget, _ := h.server.objects[budgetKind][d.Name].(*policyv1.PodDisruptionBudget)
+	if budget == nil || !h.budgetKnows[d.Name] {
+		return
+	}
+	if wanted := h.manager.wantedHealthy(budget); *d.Spec.Replicas-unavailable < wanted {
+		h.violate("I2: after updating pod %s, %d pods are unavailable, and the PodDisruptionBudget wants %d of %d", before.Name, unavailable, wanted, *d.Spec.Replicas)
+	}
+}
+
+// patience is for how long a Deployment may stay paused by an operator that is up: until the deadline, and for the time that caches are late
+// and writes are tried again.
+const patience = promotion.Deadline + 15*time.Second
+
+// check looks at what has to hold at every moment.
+func (h *history) check() {
+	for _, d := range h.server.deployments() {
+		if d.Spec.Paused && !h.userPaused[d.Name] && !isPausedByUs(d) {
+			h.violate("I3: %s is paused, and nobody is there to end it", d.Name)
+		}
+		if h.pausedFor[d.Name] > patience {
+			h.violate("I3: %s is paused for %v while the operator is up", d.Name, h.pausedFor[d.Name])
+		}
+	}
+	for _, pod := range h.server.pods() {
+		if d := h.deploymentOf(pod); h.disturbed[pod.UID] && d != nil && h.kubelet.isAvailable(pod, d.Spec.MinReadySeconds) {
+			delete(h.disturbed, pod.UID)
+		}
+	}
+}

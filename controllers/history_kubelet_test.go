@@ -1,0 +1,206 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// kubelet runs the pods. It reports that it has seen a spec before it acts on it, kills a container whose image changed, and starts it anew later;
+// no other container restarts with it. Resources change nothing.
+type kubelet struct {
+	server  *apiServer
+	running map[types.UID]*runningPod
+	started int
+	// sick are pods whose application does not become ready.
+	sick map[types.UID]bool
+}
+
+// runningPod is a pod as it runs, whatever the API server says.
+type runningPod struct {
+	// seen is the spec that the kubelet acts on.
+	seen       *corev1.Pod
+	containers []*runningContainer
+	// again is not before which time a container starts that stopped.
+	again time.Time
+}
+
+type runningContainer struct {
+	name, image, id string
+	init            bool
+	up, ready       bool
+	since           metav1.Time
+	restarts        int32
+}
+
+func newKubelet(server *apiServer) *kubelet {
+	return &kubelet{server: server, running: map[types.UID]*runningPod{}, sick: map[types.UID]bool{}}
+}
+
+// longRunning are the containers of a pod that run as long as it does.
+func longRunning(pod *corev1.Pod) (result []*corev1.Container) {
+	for i := range pod.Spec.InitContainers {
+		if policy := pod.Spec.InitContainers[i].RestartPolicy; policy != nil && *policy == corev1.ContainerRestartPolicyAlways {
+			result = append(result, &pod.Spec.InitContainers[i])
+		}
+	}
+	for i := range pod.Spec.Containers {
+		result = append(result, &pod.Spec.Containers[i])
+	}
+	return result
+}
+
+func imageIn(pod *corev1.Pod, name string) string {
+	for _, container := range longRunning(pod) {
+		if container.Name == name {
+			return container.Image
+		}
+	}
+	return ""
+}
+
+// step does one thing for one pod, if there is one to do.
+func (k *kubelet) step(random *rand.Rand) bool {
+	pods := k.server.pods()
+	random.Shuffle(len(pods), func(i, j int) { pods[i], pods[j] = pods[j], pods[i] })
+	return slices.ContainsFunc(pods, func(pod *corev1.Pod) bool { return k.syncPod(pod, random) })
+}
+
+func (k *kubelet) syncPod(pod *corev1.Pod, random *rand.Rand) bool {
+	run := k.running[pod.UID]
+	switch {
+	case !pod.DeletionTimestamp.IsZero():
+		delete(k.running, pod.UID)
+		k.server.remove(pod)
+		return true
+	case run == nil:
+		run = &runningPod{seen: pod}
+		for _, container := range longRunning(pod) {
+			run.containers = append(run.containers, &runningContainer{
+				name: container.Name, init: slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == container.Name }),
+			})
+		}
+		k.running[pod.UID] = run
+		k.report(pod)
+		return true
+	}
+	if run.seen.Generation < pod.Generation && random.IntN(3) > 0 {
+		run.seen = pod
+		k.report(pod)
+		return true
+	}
+	for _, container := range run.containers {
+		if container.up && container.image != imageIn(run.seen, container.name) {
+			container.up, container.ready = false, false
+			run.again = k.server.now.Add(time.Duration(random.IntN(3000)) * time.Millisecond)
+			k.report(pod)
+			return true
+		}
+	}
+	return k.startContainer(pod, run, random)
+}
+
+// startContainer starts a container that does not run, or makes one ready that does.
+func (k *kubelet) startContainer(pod *corev1.Pod, run *runningPod, random *rand.Rand) bool {
+	for _, container := range run.containers {
+		image := imageIn(run.seen, container.name)
+		switch {
+		case container.up && !container.ready && (!k.sick[pod.UID] || container.name != "main"):
+			container.ready = true
+		case !container.up && !strings.HasSuffix(image, ":bad") && !k.server.now.Before(run.again):
+			if container.id != "" {
+				container.restarts++
+			}
+			k.started++
+			container.id, container.image = fmt.Sprintf("run-%d", k.started), image
+			container.up, container.ready, container.since = true, random.IntN(2) == 0 && !k.sick[pod.UID], k.server.time()
+		default:
+			continue
+		}
+		k.report(pod)
+		return true
+	}
+	return false
+}
+
+// fail lets a container of a pod end by itself; the kubelet starts it again.
+func (k *kubelet) fail(pod *corev1.Pod, random *rand.Rand) string {
+	run := k.running[pod.UID]
+	if run == nil || !pod.DeletionTimestamp.IsZero() {
+		return ""
+	}
+	container := run.containers[random.IntN(len(run.containers))]
+	if !container.up {
+		return ""
+	}
+	container.up, container.ready = false, false
+	run.again = k.server.now.Add(time.Duration(random.IntN(5000)) * time.Millisecond)
+	k.report(pod)
+	return container.name
+}
+
+// report writes the status of a pod: the containers as they are, and what generation the kubelet has seen.
+func (k *kubelet) report(pod *corev1.Pod) {
+	run, after := k.running[pod.UID], pod.DeepCopy()
+	ready := len(run.containers) > 0
+	after.Status = corev1.PodStatus{Phase: corev1.PodRunning, ObservedGeneration: run.seen.Generation}
+	for _, container := range run.containers {
+		status := corev1.ContainerStatus{Name: container.name, Image: container.image, ContainerID: container.id, RestartCount: container.restarts, Ready: container.ready}
+		if container.up {
+			status.State.Running = &corev1.ContainerStateRunning{StartedAt: container.since}
+		}
+		if container.init {
+			after.Status.InitContainerStatuses = append(after.Status.InitContainerStatuses, status)
+		} else {
+			after.Status.ContainerStatuses = append(after.Status.ContainerStatuses, status)
+		}
+		ready = ready && container.up && container.ready
+	}
+	for _, conditionType := range []corev1.PodConditionType{corev1.PodReady, corev1.ContainersReady} {
+		condition := corev1.PodCondition{Type: conditionType, Status: corev1.ConditionFalse, LastTransitionTime: k.server.time()}
+		if ready {
+			condition.Status = corev1.ConditionTrue
+		}
+		for _, old := range pod.Status.Conditions {
+			if old.Type == conditionType && old.Status == condition.Status {
+				condition.LastTransitionTime = old.LastTransitionTime
+			}
+		}
+		after.Status.Conditions = append(after.Status.Conditions, condition)
+	}
+	_, _ = k.server.update(after, "kubelet", true) // it is the live one
+}
+
+// conditionSince is since when a pod is ready; zero when it is not.
+func conditionSince(pod *corev1.Pod) time.Time {
+	for i := range pod.Status.Conditions {
+		if condition := &pod.Status.Conditions[i]; condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+			return condition.LastTransitionTime.Time
+		}
+	}
+	return time.Time{}
+}
+
+// isAvailable is the truth about a pod: it is ready for long enough, and no container of it has to restart.
+func (k *kubelet) isAvailable(pod *corev1.Pod, minReadySeconds int32) bool {
+	since := conditionSince(pod)
+	if since.IsZero() || !pod.DeletionTimestamp.IsZero() || k.server.now.Sub(since) < time.Duration(minReadySeconds)*time.Second {
+		return false
+	}
+	return !k.hasToRestart(pod)
+}
+
+// hasToRestart is true of a pod with a container that runs another image than its spec says.
+func (k *kubelet) hasToRestart(pod *corev1.Pod) bool {
+	run := k.running[pod.UID]
+	return run == nil || slices.ContainsFunc(run.containers, func(container *runningContainer) bool { return container.image != imageIn(pod, container.name) })
+}

@@ -1,0 +1,443 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+)
+
+// history is a cluster from its beginning to the end of the story.
+type history struct {
+	*laboratory
+
+	ctx      context.Context
+	random   *rand.Rand
+	server   *apiServer
+	manager  *controllerManager
+	kubelet  *kubelet
+	operator *process
+	// lags is true when the operator's cache is late; else it sees everything at once.
+	lags bool
+	// quiet histories have image changes, faults and failures, and no user besides.
+	quiet bool
+	// faults is true while writes of the operator may meet with faults.
+	faults bool
+	// managerDown and operatorDown are until when they are down.
+	managerDown, operatorDown time.Time
+	userPaused                map[string]bool
+	// pausedFor is for how long the operator has been up while a Deployment was paused by it.
+	pausedFor map[string]time.Duration
+	// disturbed are pods that were available when we updated them, until they are again.
+	disturbed map[types.UID]bool
+	// budgetKnows is true of a PodDisruptionBudget while all that happened since its status was written is our updates.
+	budgetKnows map[string]bool
+	violations  []string
+	lines       []string
+}
+
+func newHistory(ctx context.Context, laboratory *laboratory, seed uint64) *history {
+	server := newAPIServer(laboratory.fields)
+	h := &history{
+		laboratory: laboratory, ctx: ctx, random: rand.New(rand.NewPCG(seed, 0)), server: server, //nolint:gosec // a history has to come again
+		manager: newControllerManager(server), kubelet: newKubelet(server), userPaused: map[string]bool{}, pausedFor: map[string]time.Duration{},
+		disturbed: map[types.UID]bool{}, budgetKnows: map[string]bool{},
+	}
+	h.lags, h.quiet = h.chance(2), h.chance(3)
+	h.startOperator()
+	return h
+}
+
+// chance is true in one of n cases.
+func (h *history) chance(n int) bool { return h.random.IntN(n) == 0 }
+
+func (h *history) note(format string, args ...any) {
+	h.lines = append(h.lines, fmt.Sprintf("%7.1fs ", h.server.now.Sub(time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)).Seconds())+fmt.Sprintf(format, args...))
+}
+
+func (h *history) violate(format string, args ...any) {
+	h.note("VIOLATION: "+format, args...)
+	h.violations = append(h.violations, fmt.Sprintf(format, args...))
+}
+
+func (h *history) story() string {
+	return strings.Join(h.lines[max(0, len(h.lines)-250):], "\n")
+}
+
+func (h *history) startOperator() {
+	h.operator = newProcess(h.ctx, h.laboratory, h.server)
+	h.operator.trace, h.operator.audit, h.operator.fault = h.note, h.audit, h.fault
+	h.operator.cache.list()
+}
+
+func (h *history) fault(string) fault {
+	if !h.faults || !h.chance(12) {
+		return noFault
+	}
+	return []fault{conflictFault, lostAnswerFault, crashBeforeFault, crashAfterFault}[h.random.IntN(4)]
+}
+
+// live lives a history. It returns what went wrong; empty when nothing did.
+func (h *history) live() string {
+	defer func() {
+		if thrown := recover(); thrown != nil {
+			h.note("PANIC: %v", thrown)
+			panic(fmt.Sprint(thrown, "\n", h.story()))
+		}
+	}()
+	h.found()
+	if problem := h.settle("after the beginning"); problem != "" {
+		return problem
+	}
+	created, deleted := len(h.manager.created), len(h.manager.deleted)
+	h.faults = true
+	for range 2 + h.random.IntN(6) {
+		h.happen()
+		for range h.random.IntN(80) {
+			h.step()
+			if len(h.violations) > 0 {
+				return h.violations[0]
+			}
+		}
+	}
+	if problem := h.end(); problem != "" {
+		return problem
+	}
+	if h.quiet && (len(h.manager.created) > created || len(h.manager.deleted) > deleted) {
+		return fmt.Sprintf("I4: made ReplicaSets %v, deleted pods %v", h.manager.created[created:], h.manager.deleted[deleted:])
+	}
+	return ""
+}
+
+// step lets something happen: whoever is due, or has something to do, or time.
+func (h *history) step() {
+	h.advance(time.Duration(h.random.IntN(300)) * time.Millisecond)
+	actors := []func() bool{h.stepOperator, h.stepOperator, h.stepManager, h.stepManager, h.stepKubelet, h.stepTime}
+	h.random.Shuffle(len(actors), func(i, j int) { actors[i], actors[j] = actors[j], actors[i] })
+	for _, act := range actors {
+		if act() {
+			break
+		}
+	}
+	h.check()
+}
+
+func (h *history) isDown(until time.Time) bool { return h.server.now.Before(until) }
+
+func (h *history) advance(by time.Duration) {
+	h.server.now = h.server.now.Add(by)
+	for _, deployment := range h.server.deployments() {
+		if isPausedByUs(deployment) && !h.isDown(h.operatorDown) {
+			h.pausedFor[deployment.Name] += by
+		} else if !isPausedByUs(deployment) {
+			delete(h.pausedFor, deployment.Name)
+		}
+	}
+}
+
+func isPausedByUs(deployment *appsv1.Deployment) bool {
+	return deployment.Spec.Paused && deployment.Annotations[v1alpha1.PromotionAnnotation] != ""
+}
+
+func (h *history) stepOperator() bool {
+	if h.isDown(h.operatorDown) {
+		return false
+	}
+	if !h.lags {
+		h.operator.cache.catchUp()
+	} else if h.operator.cache.behind() > 0 && h.random.IntN(3) > 0 {
+		return h.operator.cache.step(h.random)
+	}
+	next, ok, _ := h.operator.next(h.random.IntN)
+	if !ok {
+		return false
+	}
+	if next.kind == deploymentKind && h.chance(10) {
+		first, second := h.operator.rehearsal(next), h.operator.rehearsal(next)
+		if fmt.Sprint(first) != fmt.Sprint(second) {
+			h.violate("I7: from the same state, %v and %v", first, second)
+		}
+	}
+	if !h.operator.run(next) {
+		h.restartOperator()
+	}
+	return true
+}
+
+func (h *history) stepManager() bool {
+	if h.isDown(h.managerDown) {
+		return false
+	}
+	acted := h.manager.step(h.random)
+	for name := range h.manager.counted {
+		h.budgetKnows[name] = true
+	}
+	clear(h.manager.counted)
+	return acted
+}
+
+func (h *history) stepKubelet() bool { return h.kubelet.step(h.random) }
+
+func (h *history) stepTime() bool {
+	h.advance(time.Duration(h.random.IntN(2000)) * time.Millisecond)
+	return true
+}
+
+// settle lets everybody do what they have to do, until nobody writes any more.
+func (h *history) settle(when string) string {
+	quietSince, last := h.server.now, h.server.version
+	for range 6000 {
+		h.advance(time.Duration(h.random.IntN(200)) * time.Millisecond)
+		actors := []func() bool{h.stepOperator, h.stepManager, h.stepKubelet}
+		h.random.Shuffle(len(actors), func(i, j int) { actors[i], actors[j] = actors[j], actors[i] })
+		acted := false
+		for _, act := range actors {
+			if acted = act(); acted {
+				break
+			}
+		}
+		h.check()
+		if len(h.violations) > 0 {
+			return h.violations[0]
+		}
+		if h.server.version != last {
+			quietSince, last = h.server.now, h.server.version
+		}
+		if h.server.now.Sub(quietSince) > 3*time.Minute {
+			return ""
+		}
+		if !acted {
+			h.advance(h.idle())
+		}
+	}
+	return "no end of writing " + when
+}
+
+// idle is for how long nothing happens by itself.
+func (h *history) idle() time.Duration {
+	wait := time.Second
+	if _, ok, at := h.operator.next(func(int) int { return 0 }); !ok && (at.IsZero() || at.Sub(h.server.now) > wait) && h.server.now.After(h.operatorDown) && h.server.now.After(h.managerDown) {
+		wait = 5 * time.Second
+	}
+	return wait
+}
+
+// found makes the fleet: Deployments, sets, and what protects their pods.
+func (h *history) found() {
+	for i := range 1 + h.random.IntN(4) {
+		name := fmt.Sprintf("web-%d", i)
+		d := &appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"logging": "enabled"}},
+			Spec: appsv1.DeploymentSpec{
+				Replicas: new(int32(1 + h.random.IntN(5))), RevisionHistoryLimit: new(int32(h.random.IntN(4))),
+				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}},
+				Template: corev1.PodTemplateSpec{
+					ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": name}},
+					Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "main:1"}}},
+				},
+			},
+		}
+		if h.chance(3) {
+			d.Spec.Template.Spec.InitContainers = []corev1.Container{{Name: "migrate", Image: "migrate:1"}}
+		}
+		if h.chance(4) {
+			d.Spec.MinReadySeconds = 3
+		}
+		h.do(h.server.create(d, "kubectl"))
+		if h.chance(4) {
+			h.do(h.server.create(&policyv1.PodDisruptionBudget{
+				ObjectMeta: metav1.ObjectMeta{Name: name},
+				Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: new(intstr.FromInt32(int32(h.random.IntN(3)))), Selector: d.Spec.Selector},
+			}, "kubectl"))
+		}
+	}
+	h.createSet("logs")
+	if h.chance(2) {
+		h.createSet("mesh")
+	}
+	h.note("%d Deployments, %d sets, lags=%v quiet=%v", len(h.server.deployments()), len(h.server.sets()), h.lags, h.quiet)
+}
+
+func (h *history) do(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (h *history) createSet(name string) {
+	container := v1alpha1.SidecarContainer{Container: corev1.Container{Name: name, Image: name + ":1", Resources: cpu("10m")}}
+	set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.SidecarSetSpec{
+		Selector:             metav1.LabelSelector{MatchLabels: map[string]string{"logging": "enabled"}},
+		DeletionPolicy:       v1alpha1.RemoveDeletionPolicy,
+		RevisionHistoryLimit: new(int32(10)),
+		UpdateStrategy: v1alpha1.UpdateStrategy{
+			Type: v1alpha1.InPlaceUpdateStrategyType, Partition: new(intstr.FromInt32(0)),
+			MaxUnavailable: []*intstr.IntOrString{new(intstr.FromInt32(1)), new(intstr.FromInt32(2)), new(intstr.FromString("50%"))}[h.random.IntN(3)],
+		},
+	}}
+	if h.chance(4) {
+		set.Spec.UpdateStrategy.MinReadySeconds = 4
+	}
+	if name == "mesh" {
+		container.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
+		set.Spec.InitContainers = []v1alpha1.SidecarContainer{container}
+	} else {
+		set.Spec.Containers = []v1alpha1.SidecarContainer{container}
+		if h.chance(2) {
+			set.Spec.Volumes = []v1alpha1.SidecarVolume{{
+				Volume:    corev1.Volume{Name: "logs", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+				AppMounts: []v1alpha1.AppMount{{MountPath: "/var/log"}},
+			}}
+		}
+	}
+	h.do(h.server.create(set, "kubectl"))
+}
+
+func cpu(quantity string) corev1.ResourceRequirements {
+	return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(quantity)}}
+}
+
+// changeSet lets the user change a set.
+func (h *history) changeSet(name string, change func(set *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer)) {
+	live, _ := h.server.objects[setKind][name].(*v1alpha1.SidecarSet)
+	set := live.DeepCopy()
+	container := append(append([]*v1alpha1.SidecarContainer{}, pointers(set.Spec.InitContainers)...), pointers(set.Spec.Containers)...)[0]
+	change(set, container)
+	_, err := h.server.update(set, "kubectl", false)
+	h.do(err)
+}
+
+func pointers[T any](items []T) (result []*T) {
+	for i := range items {
+		result = append(result, &items[i])
+	}
+	return result
+}
+
+// anySet is the name of one of the sets.
+func (h *history) anySet() string {
+	sets := h.server.sets()
+	return sets[h.random.IntN(len(sets))].Name
+}
+
+// end ends all trouble but one, and asks for what has to be so then; at last that one, too.
+func (h *history) end() string {
+	broken := h.endTrouble()
+	h.note("the end begins; broken is %q", broken)
+	if problem := cmp.Or(h.settle("at the end"), h.verdict(broken)); problem != "" {
+		return problem
+	}
+	if broken != "" || len(h.userPaused) > 0 {
+		h.mend()
+		h.note("%s is mended", broken)
+		if problem := cmp.Or(h.settle("after mending "+broken), h.verdict("")); problem != "" {
+			return problem
+		}
+	}
+	h.startOperator()
+	writes := h.operator.writes
+	if problem := h.settle("after a restart in steady state"); problem != "" {
+		return problem
+	}
+	if h.operator.writes != writes {
+		return fmt.Sprintf("I6: %d writes in steady state", h.operator.writes-writes)
+	}
+	return ""
+}
+
+// verdict says what is not as it has to be when everything is settled.
+func (h *history) verdict(broken string) string {
+	for _, d := range h.server.deployments() {
+		if d.Name == broken {
+			continue
+		}
+		if problem := h.verdictOn(d); problem != "" {
+			return fmt.Sprintf("at the end, %s %s", d.Name, problem)
+		}
+	}
+	for _, set := range h.server.sets() {
+		if broken == "" && len(h.userPaused) == 0 && !meta.IsStatusConditionTrue(set.Status.Conditions, v1alpha1.ConditionReady) {
+			return fmt.Sprintf("at the end, set %s is not ready: %+v", set.Name, set.Status)
+		}
+	}
+	return ""
+}
+
+func (h *history) verdictOn(d *appsv1.Deployment) string {
+	if d.Spec.Paused != h.userPaused[d.Name] {
+		return fmt.Sprintf("is paused=%v", d.Spec.Paused)
+	}
+	if _, promoting := d.Annotations[v1alpha1.PromotionAnnotation]; promoting {
+		return "is being promoted"
+	}
+	if d.Spec.Paused {
+		return "" // pods may wait for the end of that
+	}
+	slip := slipOf(d)
+	pod := &corev1.Pod{Spec: d.Spec.Template.Spec}
+	for _, set := range h.server.sets() {
+		if slip[set.Name] != set.Status.UpdateRevision || marksOf(&d.Spec.Template)[set.Name] != set.Status.UpdateRevision {
+			return fmt.Sprintf("has slip %v and marks %v, set %s has %s", slip, marksOf(&d.Spec.Template), set.Name, set.Status.UpdateRevision)
+		}
+		for _, sidecar := range injection.ContentOf(&set.Spec).Sidecars() {
+			if imageIn(pod, sidecar.Name) != sidecar.Image {
+				return "has the wrong image in its template"
+			}
+		}
+	}
+	active := 0
+	for _, rs := range ownedReplicaSets(h.server.objects[replicaSetKind], d) {
+		pods := podsOf(h.server, rs)
+		if len(pods) == 0 {
+			continue
+		}
+		active++
+		if injection.TemplateIdentity(&rs.Spec.Template) != injection.TemplateIdentity(&d.Spec.Template) {
+			return "has a ReplicaSet with another template"
+		}
+		if len(pods) != int(*d.Spec.Replicas) {
+			return fmt.Sprintf("has %d pods", len(pods))
+		}
+		for _, running := range pods {
+			if problem := h.verdictOnPod(running, d); problem != "" {
+				return problem
+			}
+		}
+	}
+	if active > 1 || (active == 0 && *d.Spec.Replicas > 0) {
+		return fmt.Sprintf("has %d ReplicaSets with pods", active)
+	}
+	return ""
+}
+
+func (h *history) verdictOnPod(pod *corev1.Pod, d *appsv1.Deployment) string {
+	if !h.kubelet.isAvailable(pod, d.Spec.MinReadySeconds) {
+		return "has an unavailable pod " + pod.Name
+	}
+	if pod.Annotations[v1alpha1.RevisionsAnnotation] != d.Spec.Template.Annotations[v1alpha1.RevisionsAnnotation] {
+		return "has pod " + pod.Name + " at other revisions"
+	}
+	for _, container := range longRunning(&corev1.Pod{Spec: d.Spec.Template.Spec}) {
+		if imageIn(pod, container.Name) != container.Image {
+			return "has pod " + pod.Name + " with another image"
+		}
+	}
+	return ""
+}
