@@ -42,7 +42,9 @@ func (h *history) changeResources() {
 	name := h.anySet()
 	quantity := []string{"10m", "20m", "30m"}[h.random.IntN(3)]
 	h.note("user: %s gets %s of cpu", name, quantity)
-	h.changeSet(name, func(_ *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) { container.Resources = cpu(quantity) })
+	h.changeSet(name, func(_ *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) {
+		container.Resources = cpu(quantity)
+	})
 }
 
 func (h *history) changeStructure() {
@@ -307,4 +309,3 @@ func (h *history) deploymentOf(pod *corev1.Pod) *appsv1.Deployment {
 	}
 	return d
 }
-

@@ -64,6 +64,7 @@ func (h *history) auditTemplate(what string, before, after *corev1.PodTemplateSp
 
 // auditPod is I1 and I5 of a pod, and I2 when a container of it restarts.
 func (h *history) auditPod(before, after *corev1.Pod) {
+	h.note("  pod %s: %s", before.Name, after.Annotations[v1alpha1.InPlaceAnnotation])
 	expected, restarts := before.Spec.DeepCopy(), false
 	sidecars := strings.Split(after.Annotations[v1alpha1.ContainersAnnotation], ",")
 	for _, lists := range [][2][]corev1.Container{{expected.InitContainers, after.Spec.InitContainers}, {expected.Containers, after.Spec.Containers}} {

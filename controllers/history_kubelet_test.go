@@ -23,6 +23,8 @@ type kubelet struct {
 	started int
 	// sick are pods whose application does not become ready.
 	sick map[types.UID]bool
+	// trace takes down what happens to containers; nil when nobody is to read it.
+	trace func(format string, args ...any)
 }
 
 // runningPod is a pod as it runs, whatever the API server says.
@@ -176,6 +178,13 @@ func (k *kubelet) report(pod *corev1.Pod) {
 			}
 		}
 		after.Status.Conditions = append(after.Status.Conditions, condition)
+	}
+	if k.trace != nil {
+		text := ""
+		for _, container := range run.containers {
+			text += fmt.Sprintf(" %s=%s(%s up=%v ready=%v)", container.name, container.id, container.image, container.up, container.ready)
+		}
+		k.trace("kubelet: %s seen %d of %d%s", pod.Name, run.seen.Generation, pod.Generation, text)
 	}
 	_, _ = k.server.update(after, "kubelet", true) // it is the live one
 }

@@ -410,7 +410,7 @@ func (c *operatorClient) patch(object client.Object, patch client.Patch, subreso
 		return fmt.Errorf("encoding a patch: %w", err)
 	}
 	text := fmt.Sprintf("patch %s %s %s", kindOf(object), object.GetName(), subresource)
-	if kindOf(object) == podKind || c.process.rehearse != nil {
+	if c.process.rehearse != nil {
 		text += string(data)
 	}
 	return c.write(text, func() (before, after client.Object, err error) {

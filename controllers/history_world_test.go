@@ -61,6 +61,7 @@ func newHistory(ctx context.Context, laboratory *laboratory, seed uint64) *histo
 		disturbed: map[types.UID]bool{}, budgetKnows: map[string]bool{},
 	}
 	h.lags, h.quiet = h.chance(2), h.chance(3)
+	h.kubelet.trace = h.note
 	h.startOperator()
 	return h
 }
@@ -78,7 +79,7 @@ func (h *history) violate(format string, args ...any) {
 }
 
 func (h *history) story() string {
-	return strings.Join(h.lines[max(0, len(h.lines)-250):], "\n")
+	return strings.Join(h.lines[max(0, len(h.lines)-1000):], "\n")
 }
 
 func (h *history) startOperator() {
