@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -32,6 +33,11 @@ func (s *sidecarSet) MaxUnavailable(value string) *sidecarSet {
 
 func (s *sidecarSet) Partition(value string) *sidecarSet {
 	s.object.Spec.UpdateStrategy.Partition = new(intstr.Parse(value))
+	return s
+}
+
+func (s *sidecarSet) MinReadySeconds(seconds int32) *sidecarSet {
+	s.object.Spec.UpdateStrategy.MinReadySeconds = seconds
 	return s
 }
 
@@ -178,7 +184,7 @@ const (
 func (n *namespace) comesTo(ctx context.Context, name string, pods int, containers ...string) {
 	GinkgoHelper()
 	Eventually(ctx, n.template).WithArguments(name).Should(HaveExactElements(containers), name)
-	Eventually(ctx, n.pods).WithArguments(name).Should(And(HaveLen(pods), HaveEach(strings.Join(containers, " "))), name)
+	Eventually(ctx, n.pods).WithArguments(name).Should(HaveExactElements(slices.Repeat([]any{strings.Join(containers, " ")}, pods)...), name)
 }
 
 // stopControllerManager takes the controller manager away: no Deployment gets on. It is back after the spec at the latest.

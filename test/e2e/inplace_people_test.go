@@ -1,0 +1,269 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/hack/localcluster"
+)
+
+// story is of one Deployment, and of somebody who does something to it at an awkward moment. It begins with two ReplicaSets: without
+// sidecars, and with them.
+type story struct {
+	name, does string
+	do         func(ctx SpecContext, name string)
+	// The end: so many pods of such an application, the same ones unless that is the user's doing, and so many ReplicaSets.
+	pods, replicaSets int
+	web               string
+	newPods           bool
+	// also is another sidecar that is expected, before the application.
+	also   string
+	paused bool
+	gone   bool
+}
+
+// commands is what somebody does with kubectl. %s is the name of the Deployment.
+func commands(lines ...string) func(SpecContext, string) {
+	return func(ctx SpecContext, name string) {
+		GinkgoHelper()
+		for _, line := range lines {
+			shop.kubectl(ctx, strings.Fields(strings.ReplaceAll(line, "%s", name))...)
+		}
+	}
+}
+
+const (
+	peopleReplicas = 2
+	setImage       = "set image deployment/%s web=nginx:2"
+	scaleUp        = "scale deployment/%s --replicas=3"
+	resume         = "rollout resume deployment/%s"
+	restart        = "rollout restart deployment/%s"
+	undo           = "rollout undo deployment/%s"
+	remove         = "delete deployment/%s --wait=false"
+)
+
+// peopleSet is the set of these stories. They begin with busybox:1, and busybox:2 is under way when people act.
+func peopleSet() *sidecarSet { return logAgent().atOnce() }
+
+// stories makes specs of stories that all happen together: begin gives all Deployments sidecars, interfere brings the new image and lets
+// everybody act.
+func stories(interfere func(SpecContext, []story), all ...story) {
+	shareNamespace()
+	before := map[string]map[types.UID]map[string]run{}
+
+	BeforeAll(func(ctx SpecContext) {
+		var names []string
+		var manifests []client.Object
+		for _, story := range all {
+			names = append(names, story.name)
+			manifests = append(manifests, web(story.name).Label("story", story.name).Replicas(peopleReplicas).Obj())
+		}
+		shop.apply(ctx, manifests...)
+		shop.apply(ctx, otherSet().Obj())
+		shop.inject(ctx, peopleSet(), names...)
+		shop.waitUntilReady(ctx, otherSet().object.Name)
+		for _, name := range names {
+			Eventually(ctx, shop.replicaSets).WithArguments(name).Should(Equal(2), name)
+			before[name] = shop.runs(ctx, name)
+		}
+		interfere(ctx, all)
+	})
+
+	for _, story := range all {
+		It(story.does, func(ctx SpecContext) { story.ends(ctx, before[story.name]) })
+	}
+
+	It("and that is the end of it", func(ctx SpecContext) {
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+		Eventually(nothingMoreSinceLastAsked(writesFromNow())).WithPolling(settled).Should(BeTrue())
+		for _, story := range all {
+			story.ends(ctx, before[story.name])
+		}
+	})
+}
+
+// otherSet is a second set, of the story "second-set".
+func otherSet() *sidecarSet {
+	return MakeSidecarSet("proxy").Selecting("story", "second-set").NativeSidecar("proxy", "proxy:1").atOnce()
+}
+
+func (s *story) ends(ctx SpecContext, before map[types.UID]map[string]run) {
+	GinkgoHelper()
+	if s.gone {
+		Eventually(ctx, shop.pods).WithArguments(s.name).Should(BeEmpty())
+		var deployments appsv1.DeploymentList
+		Expect(k8s.List(ctx, &deployments, client.InNamespace(shop.name), client.MatchingLabels{"story": s.name})).To(Succeed())
+		Expect(deployments.Items).To(BeEmpty())
+		return
+	}
+	containers, restarted := []string{"web=" + s.web, "log-agent=busybox:2"}, []string{"log-agent"}
+	if s.also != "" {
+		containers, restarted = append([]string{s.also}, containers...), append(restarted, "proxy")
+	}
+	shop.comesTo(ctx, s.name, s.pods, containers...)
+	rest := atRest
+	if s.paused {
+		rest = pausedByUser
+	}
+	Eventually(ctx, shop.promotion).WithArguments(s.name).Should(Equal(rest))
+	if !s.paused {
+		shop.waitForRollout(ctx, s.name)
+	}
+	Expect(shop.replicaSetsOf(ctx, s.name)).To(HaveLen(s.replicaSets))
+	switch {
+	case !s.newPods && s.pods == len(before):
+		shop.expectRestarts(ctx, s.name, before, 1, restarted...)
+	case !s.newPods:
+		for pod := range before {
+			Expect(shop.runs(ctx, s.name)).To(HaveKey(pod), "what was there stays")
+		}
+	}
+}
+
+func allAct(ctx SpecContext, all []story) {
+	GinkgoHelper()
+	for _, story := range all {
+		if story.do != nil {
+			story.do(ctx, story.name)
+		}
+	}
+}
+
+// beginPromotions updates all pods, and takes the controller manager away just before the templates follow.
+func beginPromotions(ctx SpecContext, all []story) {
+	GinkgoHelper()
+	set := peopleSet().Image("log-agent", "busybox:2")
+	shop.apply(ctx, set.MinReadySeconds(3600).Obj())
+	for _, story := range all {
+		Eventually(ctx, shop.tally).WithArguments(story.name).Should(HaveKeyWithValue(HaveSuffix("web=nginx:1 log-agent=busybox:2"), peopleReplicas), story.name)
+	}
+	stopControllerManager()
+	shop.apply(ctx, set.MinReadySeconds(0).Obj())
+	waitUntilPromoting(ctx, all)
+}
+
+// waitUntilPromoting waits until the promotions of all Deployments have begun.
+func waitUntilPromoting(ctx SpecContext, all []story) {
+	GinkgoHelper()
+	for _, story := range all {
+		Eventually(ctx, shop.promotion).WithArguments(story.name).Should(Equal(promoting), story.name)
+	}
+}
+
+var _ = Describe("In-place updates: in the middle of an update of pods, somebody", Ordered, func() {
+	recreate := func(ctx SpecContext, name string) {
+		shop.kubectl(ctx, "delete", "deployment", name)
+		shop.apply(ctx, web(name).Label("story", name).Replicas(peopleReplicas).Obj())
+	}
+	stories(
+		func(ctx SpecContext, all []story) {
+			set := peopleSet().Image("log-agent", "busybox:2")
+			shop.apply(ctx, set.Partition("50%").Obj())
+			halfway := map[string]int{"web=nginx:1 log-agent=busybox:1": 1, "web=nginx:1 log-agent=busybox:2": 1}
+			for _, story := range all {
+				Eventually(ctx, shop.tally).WithArguments(story.name).Should(Equal(halfway), story.name)
+			}
+			allAct(ctx, all)
+			shop.apply(ctx, set.Partition("0").Obj())
+		},
+		story{name: "alone", does: "does nothing", pods: 2, replicaSets: 2, web: "nginx:1"},
+		story{name: "image", does: "sets another image", do: commands(setImage), pods: 2, replicaSets: 3, web: "nginx:2", newPods: true},
+		story{name: "scaled", does: "scales up", do: commands(scaleUp), pods: 3, replicaSets: 2, web: "nginx:1"},
+		story{name: "paused", does: "pauses the Deployment", do: commands("rollout pause deployment/%s"), pods: 2, replicaSets: 2, web: "nginx:1", paused: true},
+		story{
+			name: "careful", does: "pauses, sets another image and resumes", do: commands("rollout pause deployment/%s", setImage, resume),
+			pods: 2, replicaSets: 3, web: "nginx:2", newPods: true,
+		},
+		story{name: "restarted", does: "restarts the Deployment", do: commands(restart), pods: 2, replicaSets: 3, web: "nginx:1", newPods: true},
+		story{name: "undone", does: "goes back to the template without sidecars", do: commands(undo), pods: 2, replicaSets: 3, web: "nginx:1", newPods: true},
+		story{name: "deleted", does: "deletes the Deployment", do: commands(remove), gone: true},
+		story{name: "recreated", does: "deletes the Deployment and creates it anew", do: recreate, pods: 2, replicaSets: 2, web: "nginx:1", newPods: true},
+	)
+})
+
+var _ = Describe("In-place updates: while a promotion waits in vain for the controller manager, somebody", Ordered, func() {
+	const limit = 35 * time.Second
+	pauseServerSide := func(ctx SpecContext, name string) {
+		shop.applyServerSide(ctx, web(name).Label("story", name).Replicas(peopleReplicas).Spec(paused).Obj())
+	}
+	stories(
+		func(ctx SpecContext, all []story) {
+			beginPromotions(ctx, all)
+			allAct(ctx, all)
+			for _, story := range all {
+				if !story.paused && !story.gone {
+					Eventually(ctx, shop.promotion).WithArguments(story.name).WithTimeout(limit).Should(Equal(atRest), "%s is not paused for longer", story.name)
+				}
+			}
+			startControllerManager(ctx)
+		},
+		story{name: "alone", does: "does nothing", pods: 2, replicaSets: 2, web: "nginx:1"},
+		story{name: "image", does: "sets another image", do: commands(setImage), pods: 2, replicaSets: 3, web: "nginx:2", newPods: true},
+		story{name: "scaled", does: "scales up", do: commands(scaleUp), pods: 3, replicaSets: 2, web: "nginx:1"},
+		story{name: "resumed", does: "resumes the Deployment", do: commands(resume), pods: 2, replicaSets: 3, web: "nginx:1", newPods: true},
+		story{name: "restarted", does: "resumes and restarts it", do: commands(resume, restart), pods: 2, replicaSets: 3, web: "nginx:1", newPods: true},
+		story{name: "paused", does: "declares a pause, by server-side apply", do: pauseServerSide, pods: 2, replicaSets: 2, web: "nginx:1", paused: true},
+		story{name: "deleted", does: "deletes the Deployment", do: commands(remove), gone: true},
+	)
+})
+
+var _ = Describe("In-place updates: between the ReplicaSet's new template and the end of a promotion, somebody", Ordered, func() {
+	updateOther := func(ctx SpecContext, _ string) { shop.apply(ctx, otherSet().Image("proxy", "proxy:2").Obj()) }
+	stories(
+		func(ctx SpecContext, all []story) {
+			beginPromotions(ctx, all)
+			takeOperatorAway((*localcluster.Process).Kill)
+			startControllerManager(ctx)
+			for _, story := range all {
+				Eventually(ctx, shop.isObserved).WithArguments(story.name).Should(BeTrue(), story.name)
+			}
+			Expect(cluster.ControllerManager.Stop()).To(Succeed())
+			startOperator(ctx)
+			for _, story := range all {
+				Eventually(ctx, shop.replicaSetImages).WithArguments(story.name).Should(ContainElement("log-agent=busybox:2"), story.name)
+			}
+			waitUntilPromoting(ctx, all) // still
+			allAct(ctx, all)
+			startControllerManager(ctx)
+		},
+		story{name: "alone", does: "does nothing", pods: 2, replicaSets: 2, web: "nginx:1"},
+		story{name: "image", does: "sets another image", do: commands(setImage), pods: 2, replicaSets: 3, web: "nginx:2", newPods: true},
+		story{name: "scaled", does: "scales up", do: commands(scaleUp), pods: 3, replicaSets: 2, web: "nginx:1"},
+		story{name: "resumed", does: "resumes the Deployment", do: commands(resume), pods: 2, replicaSets: 2, web: "nginx:1"},
+		story{name: "restarted", does: "resumes and restarts it", do: commands(resume, restart), pods: 2, replicaSets: 3, web: "nginx:1", newPods: true},
+		story{name: "undone", does: "resumes and goes back to the template without sidecars", do: commands(resume, undo), pods: 2, replicaSets: 2, web: "nginx:1", newPods: true},
+		story{name: "deleted", does: "deletes the Deployment", do: commands(remove), gone: true},
+		story{name: "second-set", does: "updates another set of the same Deployment", do: updateOther, pods: 2, replicaSets: 2, web: "nginx:1", also: "proxy=proxy:2"},
+	)
+})
+
+// isObserved is true when the Deployment controller has seen a Deployment as it is.
+func (n *namespace) isObserved(ctx context.Context, name string) (bool, error) {
+	deployment := &appsv1.Deployment{}
+	err := k8s.Get(ctx, n.key(name), deployment)
+	return deployment.Status.ObservedGeneration >= deployment.Generation, err
+}
+
+// replicaSetImages are the containers of a Deployment's ReplicaSet that has pods.
+func (n *namespace) replicaSetImages(ctx context.Context, name string) ([]string, error) {
+	var list appsv1.ReplicaSetList
+	if err := k8s.List(ctx, &list, client.InNamespace(n.name), client.MatchingLabels{"app": name, v1alpha1.InjectedLabel: "true"}); err != nil {
+		return nil, err
+	}
+	if len(list.Items) != 1 {
+		return nil, fmt.Errorf("%s has %d ReplicaSets with sidecars", name, len(list.Items))
+	}
+	return containers(&list.Items[0].Spec.Template.Spec), nil
+}
