@@ -108,6 +108,10 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 		return failed(observed, err), err
 	}
 	result := newOutcome(plan.Problems)
+	if wait := r.untilComplete(observed.deployment); wait > 0 && plan.Changed && plan.Holds() {
+		result.recheck = soonest(result.recheck, wait)
+		return result, nil
+	}
 	if wait := r.untilSettled(observed.deployment); wait > 0 && (plan.Changed || observed.misses()) {
 		result.recheck = soonest(result.recheck, wait)
 		if observed.goesInPlace(plan) {
@@ -173,6 +177,20 @@ func (r *deploymentReconciler) untilSettled(deployment *appsv1.Deployment) time.
 		return slipSettles - age
 	case age >= 0 && age < slipObserved && !observed:
 		return slipObserved - age
+	}
+	return 0
+}
+
+// untilComplete is how long an apply of ours is young: the write that hands claims back may not be in the cache yet.
+func (r *deploymentReconciler) untilComplete(deployment *appsv1.Deployment) time.Duration {
+	for i := range deployment.ManagedFields {
+		entry := &deployment.ManagedFields[i]
+		if !injection.IsOurs(entry) || entry.Time == nil {
+			continue
+		}
+		if age := r.now().Sub(entry.Time.Time); age >= 0 && age < slipSettles {
+			return slipSettles - age
+		}
 	}
 	return 0
 }

@@ -1,6 +1,8 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build histories
+
 package controllers
 
 import (

@@ -98,7 +98,8 @@ func setupSets(mgr ctrl.Manager, reconciler *sidecarSetReconciler, changed <-cha
 		},
 	}
 	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.SidecarSet{}).
+		For(&v1alpha1.SidecarSet{}, builder.WithPredicates(setChanged)).
+		WatchesRawSource(source.Kind(mgr.GetCache(), &v1alpha1.SidecarSet{}, statusChanged)).
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
 		WatchesRawSource(source.Kind(mgr.GetCache(), &appsv1.Deployment{}, setsOfDeployment(reconciler.observer))).
 		WatchesRawSource(source.TypedChannel(changed, summaryChanged)).
@@ -123,6 +124,13 @@ var setChanged = predicate.Funcs{
 		return update.ObjectOld.GetGeneration() != update.ObjectNew.GetGeneration() ||
 			!update.ObjectNew.GetDeletionTimestamp().IsZero() ||
 			!slices.Equal(update.ObjectOld.GetFinalizers(), update.ObjectNew.GetFinalizers())
+	},
+}
+
+// statusChanged looks at a set once more after its status was written: what was computed from an older one may differ.
+var statusChanged = handler.TypedFuncs[*v1alpha1.SidecarSet, reconcile.Request]{
+	UpdateFunc: func(_ context.Context, update event.TypedUpdateEvent[*v1alpha1.SidecarSet], queue requestQueue) {
+		queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(update.ObjectNew)}, statusInterval)
 	},
 }
 
