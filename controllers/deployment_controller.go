@@ -108,11 +108,7 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 		return failed(observed, err), err
 	}
 	result := newOutcome(plan.Problems)
-	if wait := r.untilComplete(observed.deployment); wait > 0 && plan.Changed && plan.Holds() {
-		result.recheck = soonest(result.recheck, wait)
-		return result, nil
-	}
-	if wait := r.untilSettled(observed.deployment); wait > 0 && (plan.Changed || observed.misses()) {
+	if wait := r.tooYoung(observed, plan); wait > 0 {
 		result.recheck = soonest(result.recheck, wait)
 		if observed.goesInPlace(plan) {
 			observed.eachNew(plan, func(key string) { result.phases[key] = rollout.UpdatingPods })
@@ -158,6 +154,20 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 	}
 	log.FromContext(ctx).Info("Handed content over", "set", key)
 	return true, r.writer.handOver(ctx, deployment, keep, slip)
+}
+
+// tooYoung is how long to leave a workload alone because what was written last is too young to act upon; zero when there is nothing to do, or
+// it is old enough.
+func (r *deploymentReconciler) tooYoung(observed *workloadObservation, plan *injection.Plan) time.Duration {
+	if plan.Changed && plan.Holds() {
+		if wait := r.untilComplete(observed.deployment); wait > 0 {
+			return wait
+		}
+	}
+	if plan.Changed || observed.misses() {
+		return r.untilSettled(observed.deployment)
+	}
+	return 0
 }
 
 // untilSettled is how long the slip has to be left alone. A clock that differs from the API server's makes it shorter, never longer. A slip
