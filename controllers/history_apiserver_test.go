@@ -70,7 +70,10 @@ func kindOf(object any) kind {
 }
 
 // change is what a watch tells: before is nil of an object that was created, after of one that was deleted.
-type change struct{ before, after client.Object }
+type change struct {
+	before, after client.Object
+	at            time.Time
+}
 
 // apiServer does what an API server does for the objects of a history: versions, generations, conflicts, finalizers, server-side apply with
 // managed fields (by the library of the real one), JSON patches and merge patches with their guards. The objects in it are never changed, only
@@ -262,11 +265,14 @@ func (s *apiServer) store(before, after client.Object) {
 	s.version++
 	after.SetResourceVersion(strconv.Itoa(s.version))
 	s.objects[kindOf(after)][after.GetName()] = after
-	s.changes[kindOf(after)] = append(s.changes[kindOf(after)], change{before, after})
+	s.changes[kindOf(after)] = append(s.changes[kindOf(after)], change{before, after, s.now})
 }
 
 // isSame is true of objects that differ in nothing but the times of their managed fields: no write happens then.
 func isSame(before, after client.Object) bool {
+	if len(before.GetManagedFields()) == 0 && len(after.GetManagedFields()) == 0 {
+		return equality.Semantic.DeepEqual(before, after)
+	}
 	timeless := func(object client.Object) client.Object {
 		result := copyOf(object)
 		entries := result.GetManagedFields()
@@ -316,7 +322,7 @@ func (s *apiServer) delete(object client.Object, preconditions *metav1.Precondit
 
 func (s *apiServer) remove(live client.Object) {
 	delete(s.objects[kindOf(live)], live.GetName())
-	s.changes[kindOf(live)] = append(s.changes[kindOf(live)], change{live, nil})
+	s.changes[kindOf(live)] = append(s.changes[kindOf(live)], change{live, nil, s.now})
 }
 
 // apply is a server-side apply of a Deployment that is never forced.

@@ -7,6 +7,7 @@ package controllers
 
 import (
 	"math/rand/v2"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -37,7 +38,7 @@ func (l *lagging) list() {
 		}
 		l.seen[kind] = len(l.server.changes[kind])
 		for _, object := range sorted[client.Object](l.server.objects[kind]) {
-			l.take(kind, change{nil, object})
+			l.take(kind, change{after: object})
 		}
 	}
 }
@@ -60,6 +61,16 @@ func (l *lagging) behind() int {
 		behind += len(l.server.changes[kind]) - seen
 	}
 	return behind
+}
+
+// isLate is true when something that happened so long ago has not been seen.
+func (l *lagging) isLate(by time.Duration) bool {
+	for kind, seen := range l.seen {
+		if changes := l.server.changes[kind]; seen < len(changes) && l.server.now.Sub(changes[seen].at) > by {
+			return true
+		}
+	}
+	return false
 }
 
 // step sees the next change of a kind, any of those that are behind.

@@ -102,8 +102,11 @@ type deploymentSync struct {
 
 func (m *controllerManager) syncDeployment(d *appsv1.Deployment) {
 	s := &deploymentSync{controllerManager: m, d: d, all: ownedReplicaSets(m.cache.objects[replicaSetKind], d)}
-	for i := range s.all {
-		s.all[i] = s.all[i].DeepCopy()
+	for i, rs := range s.all {
+		// Templates are only read, and big.
+		copied := *rs
+		copied.ObjectMeta = *rs.ObjectMeta.DeepCopy()
+		s.all[i] = &copied
 	}
 	if !d.DeletionTimestamp.IsZero() || s.checkPausedConditions() != nil {
 		return
@@ -158,8 +161,7 @@ func (s *deploymentSync) checkPausedConditions() error {
 
 // getNewReplicaSet is FindNewReplicaSet, with the upkeep of annotations; it creates one when told to.
 func (s *deploymentSync) getNewReplicaSet(create bool) error {
-	identity := injection.TemplateIdentity(&s.d.Spec.Template)
-	index := slices.IndexFunc(s.all, func(rs *appsv1.ReplicaSet) bool { return injection.TemplateIdentity(&rs.Spec.Template) == identity })
+	index := slices.IndexFunc(s.all, func(rs *appsv1.ReplicaSet) bool { return equalIgnoreHash(&s.d.Spec.Template, &rs.Spec.Template) })
 	newest := 0
 	for i, rs := range s.all {
 		if number, _ := strconv.Atoi(rs.Annotations[revisionAnnotation]); i != index {
@@ -171,9 +173,17 @@ func (s *deploymentSync) getNewReplicaSet(create bool) error {
 		s.newRS = s.all[index]
 		return s.keepAnnotations(newest + 1)
 	case create:
-		return s.createReplicaSet(identity, newest+1)
+		return s.createReplicaSet(newest + 1)
 	}
 	return nil
+}
+
+// equalIgnoreHash is EqualIgnoreHash.
+func equalIgnoreHash(deployment, rs *corev1.PodTemplateSpec) bool {
+	compared := *rs
+	compared.Labels = maps.Clone(rs.Labels)
+	delete(compared.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
+	return equality.Semantic.DeepEqual(*deployment, compared)
 }
 
 func (s *deploymentSync) annotate(rs *appsv1.ReplicaSet, revision int) {
@@ -222,12 +232,12 @@ func (s *deploymentSync) updateReplicaSet(rs *appsv1.ReplicaSet) error {
 	return errLookAgain // one write a sync: the next one sees it
 }
 
-func (s *deploymentSync) createReplicaSet(identity string, revision int) error {
+func (s *deploymentSync) createReplicaSet(revision int) error {
 	collisions := int32(0)
 	if s.d.Status.CollisionCount != nil {
 		collisions = *s.d.Status.CollisionCount
 	}
-	hash := fmt.Sprintf("%s%d", identity, collisions)
+	hash := fmt.Sprintf("%s%d", injection.TemplateIdentity(&s.d.Spec.Template), collisions)
 	template := s.d.Spec.Template.DeepCopy()
 	template.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = hash
 	rs := &appsv1.ReplicaSet{
@@ -247,7 +257,7 @@ func (s *deploymentSync) createReplicaSet(identity string, revision int) error {
 	err := s.server.create(rs, "kube-controller-manager")
 	if apierrors.IsAlreadyExists(err) {
 		known, _ := s.cache.objects[replicaSetKind][rs.Name].(*appsv1.ReplicaSet)
-		if known == nil || (metav1.IsControlledBy(known, s.d) && injection.TemplateIdentity(&known.Spec.Template) == identity) {
+		if known == nil || (metav1.IsControlledBy(known, s.d) && equalIgnoreHash(&s.d.Spec.Template, &known.Spec.Template)) {
 			return err
 		}
 		s.d.Status.CollisionCount = new(collisions + 1)
@@ -257,7 +267,6 @@ func (s *deploymentSync) createReplicaSet(identity string, revision int) error {
 	if err != nil {
 		return err
 	}
-	s.created = append(s.created, rs.Name)
 	s.controllerManager.created = append(s.controllerManager.created, rs.Name)
 	setProgressing(&s.d.Status, "NewReplicaSetCreated")
 	_ = s.updateStatus(s.d) // the next sync writes it
@@ -461,17 +470,21 @@ func (m *controllerManager) syncReplicaSet(rs *appsv1.ReplicaSet) {
 		_ = m.server.delete(pods[0], nil) // it is there
 		return
 	}
-	after := rs.DeepCopy()
-	after.Status = appsv1.ReplicaSetStatus{Replicas: int32(len(pods)), ObservedGeneration: rs.Generation}
+	status := appsv1.ReplicaSetStatus{Replicas: int32(len(pods)), ObservedGeneration: rs.Generation}
 	for _, pod := range pods {
 		if !isReady(pod) {
 			continue
 		}
-		after.Status.ReadyReplicas++
+		status.ReadyReplicas++
 		if m.server.now.Sub(conditionSince(pod)).Seconds() >= float64(rs.Spec.MinReadySeconds) {
-			after.Status.AvailableReplicas++
+			status.AvailableReplicas++
 		}
 	}
+	if equality.Semantic.DeepEqual(status, rs.Status) {
+		return
+	}
+	after := rs.DeepCopy()
+	after.Status = status
 	_, _ = m.server.update(after, "kube-controller-manager", true) // it is the live one
 }
 
@@ -505,8 +518,12 @@ func isReady(pod *corev1.Pod) bool { return !conditionSince(pod).IsZero() }
 // syncBudget tells how many pods of a Deployment may be disrupted. A budget has the name of the Deployment.
 func (m *controllerManager) syncBudget(budget *policyv1.PodDisruptionBudget) {
 	m.counted[budget.Name] = true
+	allowed := max(0, m.healthy(budget.Name)-m.wantedHealthy(budget))
+	if allowed == budget.Status.DisruptionsAllowed {
+		return
+	}
 	after := budget.DeepCopy()
-	after.Status.DisruptionsAllowed = max(0, m.healthy(budget.Name)-m.wantedHealthy(budget))
+	after.Status.DisruptionsAllowed = allowed
 	_, _ = m.server.update(after, "kube-controller-manager", true) // it is the live one
 }
 

@@ -95,14 +95,18 @@ func (h *history) auditBudgets(d *appsv1.Deployment, before, after *corev1.Pod) 
 			limit = min(limit, rollout.MaxUnavailable(set.Spec.UpdateStrategy.MaxUnavailable, *d.Spec.Replicas))
 		}
 	}
-	var available, disturbed int32
+	var available, healthy, disturbed int32
 	for _, pod := range h.server.pods() {
-		switch {
-		case pod.Labels["app"] != d.Name:
-		case h.kubelet.isAvailable(pod, d.Spec.MinReadySeconds):
-			available++
-		case h.disturbed[pod.UID]:
+		if pod.Labels["app"] != d.Name {
+			continue
+		}
+		if h.kubelet.isAvailable(pod, 0) {
+			healthy++
+		} else if h.disturbed[pod.UID] {
 			disturbed++
+		}
+		if h.kubelet.isAvailable(pod, d.Spec.MinReadySeconds) {
+			available++
 		}
 	}
 	unavailable := *d.Spec.Replicas - available
@@ -117,8 +121,8 @@ func (h *history) auditBudgets(d *appsv1.Deployment, before, after *corev1.Pod) 
 	if budget == nil || !h.budgetKnows[d.Name] {
 		return
 	}
-	if wanted := h.manager.wantedHealthy(budget); *d.Spec.Replicas-unavailable < wanted {
-		h.violate("I2: after updating pod %s, %d pods are unavailable, and the PodDisruptionBudget wants %d of %d", before.Name, unavailable, wanted, *d.Spec.Replicas)
+	if wanted := h.manager.wantedHealthy(budget); healthy < wanted {
+		h.violate("I2: after updating pod %s, %d pods are healthy, and the PodDisruptionBudget wants %d of %d", before.Name, healthy, wanted, *d.Spec.Replicas)
 	}
 }
 

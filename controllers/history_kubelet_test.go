@@ -25,6 +25,9 @@ type kubelet struct {
 	started int
 	// sick are pods whose application does not become ready.
 	sick map[types.UID]bool
+	// late lets containers start from a spec that is older than that of the API server. The real one can be late by the moment that a watch takes;
+	// a container that starts in that moment can not be told from one that a patch asked for.
+	late bool
 	// trace takes down what happens to containers; nil when nobody is to read it.
 	trace func(format string, args ...any)
 }
@@ -116,13 +119,19 @@ func (k *kubelet) syncPod(pod *corev1.Pod, random *rand.Rand) bool {
 // startContainer starts a container that does not run, or makes one ready that does.
 func (k *kubelet) startContainer(pod *corev1.Pod, run *runningPod, random *rand.Rand) bool {
 	for _, container := range run.containers {
-		image := imageIn(run.seen, container.name)
+		image := imageIn(pod, container.name)
+		if k.late {
+			image = imageIn(run.seen, container.name)
+		}
 		switch {
 		case container.up && !container.ready && (!k.sick[pod.UID] || container.name != "main"):
 			container.ready = true
 		case !container.up && !strings.HasSuffix(image, ":bad") && !k.server.now.Before(run.again):
 			if container.id != "" {
 				container.restarts++
+			}
+			if !k.late {
+				run.seen = pod
 			}
 			k.started++
 			container.id, container.image = fmt.Sprintf("run-%d", k.started), image
@@ -203,11 +212,12 @@ func conditionSince(pod *corev1.Pod) time.Time {
 
 // isAvailable is the truth about a pod: it is ready for long enough, and no container of it has to restart.
 func (k *kubelet) isAvailable(pod *corev1.Pod, minReadySeconds int32) bool {
+	return k.isReadyFor(pod, minReadySeconds) && !k.hasToRestart(pod)
+}
+
+func (k *kubelet) isReadyFor(pod *corev1.Pod, minReadySeconds int32) bool {
 	since := conditionSince(pod)
-	if since.IsZero() || !pod.DeletionTimestamp.IsZero() || k.server.now.Sub(since) < time.Duration(minReadySeconds)*time.Second {
-		return false
-	}
-	return !k.hasToRestart(pod)
+	return !since.IsZero() && pod.DeletionTimestamp.IsZero() && k.server.now.Sub(since) >= time.Duration(minReadySeconds)*time.Second
 }
 
 // hasToRestart is true of a pod with a container that runs another image than its spec says.

@@ -132,6 +132,17 @@ func (p *process) next(pick func(n int) int) (found task, ok bool, at time.Time)
 	return ready[pick(len(ready))], true, p.server.now
 }
 
+// late is a task that is overdue by so much.
+func (p *process) late(by time.Duration) (late task, found bool) {
+	var oldest time.Time
+	for next, due := range p.due {
+		if p.server.now.Sub(due) > by && (!found || due.Before(oldest) || due.Equal(oldest) && next.name < late.name) {
+			late, oldest, found = next, due, true
+		}
+	}
+	return late, found
+}
+
 // run does a reconcile. It returns false when the process crashed in it.
 func (p *process) run(next task) (alive bool) {
 	defer func() {

@@ -51,6 +51,7 @@ func TestHistories(t *testing.T) {
 			t.Parallel()
 			for i, failed := worker, 0; i < count && failed < 5; i += workers {
 				h := newHistory(log.IntoContext(t.Context(), klog.Logger{}), laboratory, seed+i)
+				h.kubelet.late = setting(t, "HISTORY_LATE_KUBELET", 0) > 0
 				problem := h.live()
 				if problem == "" {
 					continue

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,6 +107,10 @@ func (h *history) live() string {
 		}
 	}()
 	h.found()
+	if !h.chance(4) {
+		// Mostly, the operator is ahead of the first rollout.
+		h.managerDown = h.server.now.Add(10 * time.Second)
+	}
 	if problem := h.settle("after the beginning"); problem != "" {
 		return problem
 	}
@@ -132,6 +137,7 @@ func (h *history) live() string {
 // step lets something happen: whoever is due, or has something to do, or time.
 func (h *history) step() {
 	h.advance(time.Duration(h.random.IntN(300)) * time.Millisecond)
+	h.beFair()
 	actors := []func() bool{h.stepOperator, h.stepOperator, h.stepManager, h.stepManager, h.stepKubelet, h.stepTime}
 	h.random.Shuffle(len(actors), func(i, j int) { actors[i], actors[j] = actors[j], actors[i] })
 	for _, act := range actors {
@@ -140,6 +146,27 @@ func (h *history) step() {
 		}
 	}
 	h.check()
+}
+
+// lateness is by how much caches and reconciles may be late: a process that is up gets to work.
+const lateness = 1500 * time.Millisecond
+
+// beFair lets nobody who is up wait for longer than lateness.
+func (h *history) beFair() {
+	if !h.isDown(h.operatorDown) {
+		for h.operator.cache.isLate(lateness) {
+			h.operator.cache.step(h.random)
+		}
+		for range 10 {
+			next, late := h.operator.late(lateness)
+			if !late || !h.reconcile(next) {
+				break
+			}
+		}
+	}
+	for !h.isDown(h.managerDown) && h.manager.cache.isLate(lateness) {
+		h.manager.cache.step(h.random)
+	}
 }
 
 func (h *history) isDown(until time.Time) bool { return h.server.now.Before(until) }
@@ -172,16 +199,23 @@ func (h *history) stepOperator() bool {
 	if !ok {
 		return false
 	}
+	h.reconcile(next)
+	return true
+}
+
+// reconcile does a reconcile of the operator. It returns false when that is its end.
+func (h *history) reconcile(next task) bool {
 	if next.kind == deploymentKind && h.chance(10) {
 		first, second := h.operator.rehearsal(next), h.operator.rehearsal(next)
-		if fmt.Sprint(first) != fmt.Sprint(second) {
+		if !slices.Equal(first, second) {
 			h.violate("I7: from the same state, %v and %v", first, second)
 		}
 	}
-	if !h.operator.run(next) {
+	alive := h.operator.run(next)
+	if !alive {
 		h.restartOperator()
 	}
-	return true
+	return alive
 }
 
 func (h *history) stepManager() bool {
@@ -203,43 +237,34 @@ func (h *history) stepTime() bool {
 	return true
 }
 
+// stillness is for how long nobody writes when everything is settled: longer than anybody waits before trying again.
+const stillness = tryAgain + 15*time.Second
+
 // settle lets everybody do what they have to do, until nobody writes any more.
 func (h *history) settle(when string) string {
-	quietSince, last := h.server.now, h.server.version
+	since, last, idle := h.server.now, h.server.version, time.Second
 	for range 6000 {
 		h.advance(time.Duration(h.random.IntN(200)) * time.Millisecond)
+		h.beFair()
 		actors := []func() bool{h.stepOperator, h.stepManager, h.stepKubelet}
 		h.random.Shuffle(len(actors), func(i, j int) { actors[i], actors[j] = actors[j], actors[i] })
-		acted := false
-		for _, act := range actors {
-			if acted = act(); acted {
-				break
-			}
-		}
+		acted := slices.ContainsFunc(actors, func(act func() bool) bool { return act() })
 		h.check()
 		if len(h.violations) > 0 {
 			return h.violations[0]
 		}
 		if h.server.version != last {
-			quietSince, last = h.server.now, h.server.version
+			since, last, idle = h.server.now, h.server.version, time.Second
 		}
-		if h.server.now.Sub(quietSince) > 3*time.Minute {
+		if h.server.now.Sub(since) > stillness && !h.isDown(h.operatorDown) && !h.isDown(h.managerDown) {
 			return ""
 		}
 		if !acted {
-			h.advance(h.idle())
+			h.advance(idle)
+			idle = min(2*idle, 20*time.Second)
 		}
 	}
 	return "no end of writing " + when
-}
-
-// idle is for how long nothing happens by itself.
-func (h *history) idle() time.Duration {
-	wait := time.Second
-	if _, ok, at := h.operator.next(func(int) int { return 0 }); !ok && (at.IsZero() || at.Sub(h.server.now) > wait) && h.server.now.After(h.operatorDown) && h.server.now.After(h.managerDown) {
-		wait = 5 * time.Second
-	}
-	return wait
 }
 
 // found makes the fleet: Deployments, sets, and what protects their pods.
