@@ -231,6 +231,10 @@ func (w *writer) updatePod(ctx context.Context, namespace string, patch *rollout
 		}
 	}
 	update := newPodPatch(patch)
+	if patch.Unavailable && len(patch.Resources()) == 0 {
+		// What was unavailable and cost nothing may be available by now. A resize has just changed the version.
+		update.add("replace", "/metadata/resourceVersion", patch.Pod.Version)
+	}
 	images := patch.Images()
 	for _, name := range slices.Sorted(maps.Keys(images)) {
 		update.add("replace", testContainer(&update, patch, name)+"/image", images[name])

@@ -56,6 +56,8 @@ type PodStep struct {
 type PodPatch struct {
 	Pod  Pod
 	Sets []SetUpdate
+	// Unavailable is true of a pod that was chosen because it is unavailable anyway: it has to be so still.
+	Unavailable bool
 }
 
 // Images are the images that a patch brings, by container, of those that change.
@@ -147,10 +149,11 @@ func NextPods(update PodUpdate) PodStep {
 			step.Done = false
 			step.Recheck = soonest(step.Recheck, remaining)
 		}
-		if len(allowed) == 0 {
+		if len(allowed) == 0 || !pod.isSettledWithKubelet() {
 			continue
 		}
-		if pod.isAvailable(update.MinReadySeconds, update.Now) {
+		available := pod.isAvailable(update.MinReadySeconds, update.Now)
+		if available {
 			if budget.free == 0 {
 				step.BlockedByDisruptionBudget = budget.blockedByDisruptionBudget
 				step.Recheck = soonest(step.Recheck, update.untilNextAvailable())
@@ -158,7 +161,7 @@ func NextPods(update PodUpdate) PodStep {
 			}
 			budget.free--
 		}
-		patch := PodPatch{Pod: *pod}
+		patch := PodPatch{Pod: *pod, Unavailable: !available}
 		for _, set := range allowed {
 			left[set]--
 			patch.Sets = append(patch.Sets, update.Sets[set])

@@ -78,6 +78,10 @@ func TestNextPods(t *testing.T) {
 			u.Pods[0].Containers["agent"] = Container{Image: current}
 		}},
 		{name: "a missing pod is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) { u.Desired = 2 }},
+		{name: "a pod whose last update the kubelet has not seen is not updated again", update: makeUpdate(makePod("a", old), notReady(makePod("b", old))), change: func(u *PodUpdate) {
+			u.Pods[1].Update, u.Pods[1].Observed = &InPlaceUpdate{}, false
+			u.Sets[0].MaxUnavailable = number(2)
+		}, want: "a"},
 		{name: "a disruption budget allows one", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable, u.DisruptionsAllowed = number(3), new(int32(1)) }, want: "a"},
 		{name: "a disruption budget allows none", update: three(), change: func(u *PodUpdate) { u.DisruptionsAllowed = new(int32(0)) }, want: "", state: "disruption budget"},
 		{name: "a disruption budget does not know of what restarts", update: makeUpdate(restarting(makePod("a", current)), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {

@@ -17,8 +17,10 @@ import (
 
 // Pod is what decisions need to know of a pod.
 type Pod struct {
-	Name      string
-	UID       types.UID
+	Name string
+	UID  types.UID
+	// Version is the version that was observed.
+	Version   string
 	CreatedAt time.Time
 	// Revisions are the pod's marks, by set, and RevisionsMark is the annotation that says so.
 	Revisions     map[string]string
@@ -75,7 +77,7 @@ type StartedContainer struct {
 // PodOf reads a pod.
 func PodOf(pod *corev1.Pod) Pod {
 	result := Pod{
-		Name: pod.Name, UID: pod.UID, CreatedAt: pod.CreationTimestamp.Time,
+		Name: pod.Name, UID: pod.UID, Version: pod.ResourceVersion, CreatedAt: pod.CreationTimestamp.Time,
 		Revisions:     injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation]),
 		RevisionsMark: pod.Annotations[v1alpha1.RevisionsAnnotation],
 		Containers:    map[string]Container{},
@@ -168,6 +170,10 @@ func (p *Pod) untilAvailable(minReadySeconds int32, now time.Time) (remaining ti
 	}
 	return p.ReadySince.Add(time.Duration(minReadySeconds) * time.Second).Sub(now), true
 }
+
+// isSettledWithKubelet is false from an in-place update on until the kubelet has seen it. Another one in that time could not tell which container
+// it finds: the kubelet may still start one from the older spec.
+func (p *Pod) isSettledWithKubelet() bool { return p.Update == nil || p.Observed }
 
 func (p *Pod) isAvailable(minReadySeconds int32, now time.Time) bool {
 	remaining, ready := p.untilAvailable(minReadySeconds, now)
