@@ -6,6 +6,7 @@ package e2e
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,6 +115,19 @@ func (n *namespace) tally(ctx context.Context, deployment string) (map[string]in
 	return counts, err
 }
 
+// images counts the pods of a Deployment by their containers, ready or not.
+func (n *namespace) images(ctx context.Context, deployment string) (map[string]int, error) {
+	var pods corev1.PodList
+	err := k8s.List(ctx, &pods, client.InNamespace(n.name), client.MatchingLabels{"app": deployment})
+	counts := map[string]int{}
+	for i := range pods.Items {
+		if pods.Items[i].DeletionTimestamp.IsZero() {
+			counts[strings.Join(containers(&pods.Items[i].Spec), " ")]++
+		}
+	}
+	return counts, err
+}
+
 // podRecorder records all that happens to the pods of the spec's namespace, in the order in which it happens.
 type podRecorder struct {
 	lock   sync.Mutex
@@ -188,8 +202,11 @@ func most(events []podEvent, from time.Time, except string) (result int) {
 	return result
 }
 
-// isUnavailable is true of a pod that is not ready, and from a change of its spec on, until the kubelet has carried it out: a simulated one
-// does so and reports it at once.
+// isUnavailable is true of a pod that is not ready, and of one that is about to restart a container, from the change of its image on.
 func isUnavailable(pod *corev1.Pod) bool {
-	return !isReady(pod) || pod.Status.ObservedGeneration < pod.Generation
+	images := map[string]string{}
+	for _, status := range pod.Status.ContainerStatuses {
+		images[status.Name] = status.Image
+	}
+	return !isReady(pod) || slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return images[c.Name] != c.Image })
 }
