@@ -22,7 +22,10 @@
 // rollout runs. A pause of the user's own stays, because it is another manager's field.
 //
 // When the controller does not answer in time, step 2 is undone (the ReplicaSet was not touched, so the old template fits), and step 4 is
-// finished: template, ReplicaSet and pods agree already, so that a controller that starts later finds nothing to do.
+// finished: template, ReplicaSet and pods agree already, so that a controller that starts later finds nothing to do. Step 3 is not taken when
+// step 4 would have too little time left to wait in, because we were away ourselves, say; it is undone like step 2, and all begins anew.
+//
+// docs/promotion.md tells of a model of this that was searched for everything that can go wrong.
 package promotion
 
 import (
@@ -34,6 +37,9 @@ import (
 
 // Deadline is how long a Deployment stays paused at most while the Deployment controller does not answer.
 const Deadline = 30 * time.Second
+
+// patience is how long step 4 waits at least for the Deployment controller, and how long our own cache has to show us what step 3 wrote.
+const patience = Deadline / 2
 
 // Intent is what a promotion under way sets out to do.
 type Intent struct {
@@ -167,17 +173,20 @@ func proceed(snapshot Snapshot) Step {
 		return Step{Action: Finish, Reason: "the Deployment was resumed under way"}
 	}
 	remaining := intent.StartedAt.Add(Deadline).Sub(snapshot.Now)
-	if !deployment.Observed && current.Template != deployment.Template {
-		if remaining <= 0 {
-			return Step{Action: Undo, Reason: "the Deployment controller does not answer"}
-		}
+	untouched := current.Template != deployment.Template
+	switch {
+	case untouched && remaining <= 0:
+		return Step{Action: Undo, Reason: "the Deployment controller did not answer in time"}
+	case untouched && !deployment.Observed:
 		return Step{Action: Wait, Reason: "the Deployment controller has not seen the pause", Recheck: remaining}
 	}
 	if twin := olderTwin(snapshot.ReplicaSets, current, deployment.Template); twin != nil {
 		return untwine(twin, remaining)
 	}
 	switch {
-	case current.Template != deployment.Template:
+	case untouched && remaining < patience:
+		return Step{Action: Wait, Reason: "too little time is left to change the ReplicaSet", Recheck: remaining}
+	case untouched:
 		return Step{Action: PatchReplicaSet, ReplicaSet: current.UID, Reason: "the Deployment controller has seen the pause"}
 	case deployment.Observed && deployment.UpdatedReplicas == current.Replicas:
 		return Step{Action: Finish, Reason: "the Deployment controller has recognised the ReplicaSet"}
@@ -193,7 +202,7 @@ func untwine(twin *ReplicaSet, remaining time.Duration) Step {
 	case twin.SpecReplicas == 0 && twin.Replicas == 0:
 		return Step{Action: DeleteTwin, ReplicaSet: twin.UID, Reason: "an idle ReplicaSet has the new template"}
 	case remaining <= 0:
-		return Step{Action: Undo, Reason: "another ReplicaSet with the new template has pods"}
+		return Step{Action: Finish, Reason: "another ReplicaSet with the new template has pods"}
 	}
 	return Step{Action: Wait, Reason: "another ReplicaSet with the new template has pods", Recheck: remaining}
 }

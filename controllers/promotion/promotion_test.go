@@ -66,6 +66,7 @@ func TestNext(t *testing.T) {
 		{"a: also after the patch", with(patched(1), func(s *Snapshot) { s.ReplicaSets[0].Template = "new" }), Step{Action: DeleteTwin, ReplicaSet: "earlier"}},
 		{"a: one with pods is waited for", with(begun(1), func(s *Snapshot) { s.ReplicaSets[0].Template, s.ReplicaSets[0].Replicas = "new", 1 }), Step{Action: Wait, Recheck: 29 * time.Second}},
 		{"a: but not for ever", with(begun(30), func(s *Snapshot) { s.ReplicaSets[0].Template, s.ReplicaSets[0].Replicas = "new", 1 }), Step{Action: Undo}},
+		{"a: nor after the patch, when no other template fits", with(patched(30), func(s *Snapshot) { s.ReplicaSets[0].Template, s.ReplicaSets[0].Replicas = "new", 1 }), Step{Action: Finish}},
 		{"a: a younger twin does no harm", with(begun(1), func(s *Snapshot) { s.ReplicaSets = append(s.ReplicaSets, ReplicaSet{UID: "younger", Template: "new"}) }), Step{Action: PatchReplicaSet, ReplicaSet: "running"}},
 
 		// Trap b: the user goes before.
@@ -77,6 +78,9 @@ func TestNext(t *testing.T) {
 		// Trap c: no answer.
 		{"c: no answer in step 2 is undone", with(begun(30), func(s *Snapshot) { s.Deployment.Observed = false }), Step{Action: Undo}},
 		{"c: no answer in step 4 is finished", patched(30), Step{Action: Finish}},
+		{"c: step 3 leaves step 4 half of the time", begun(15), Step{Action: PatchReplicaSet, ReplicaSet: "running"}},
+		{"c: later it is not taken, since step 4 would hardly wait", begun(16), Step{Action: Wait, Recheck: 14 * time.Second}},
+		{"c: but undone, when we were away for long", begun(300), Step{Action: Undo}},
 
 		// Trap d: a journal that nobody can read.
 		{"d: an intent that can not be read is ended", with(begun(1), func(s *Snapshot) { s.Intent = ParseIntent("{broken") }), Step{Action: Finish}},
