@@ -1,4 +1,4 @@
-# Every target is one honest command. Nothing but Go and make is needed (docker-build aside); what is built lands in bin/.
+# Every target is one honest command. Nothing but Go and make is needed (docker-build and model aside); what is built lands in bin/.
 
 IMG ?= sidecarset:dev
 KUBEBUILDER_ASSETS ?= $(CURDIR)/bin/k8s
@@ -48,6 +48,10 @@ clean: ## Remove all that was built.
 test: kubernetes build ## Run all tests: tables, controllers on a real API server, the operator on a local cluster.
 	@echo "testing all packages; those with a control plane of their own take a minute or two each"
 	KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) go test -count=1 -timeout=30m $(TEST_FLAGS) ./...
+
+.PHONY: model
+model: ## Search the model of the promotion, docs/promotion.pml, for what can go wrong. Needs spin and gcc.
+	@hack/model/check
 
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linters that .golangci.yml chooses.
