@@ -240,10 +240,11 @@ inline judge() {
 #else
 #define timedOut expired
 #endif
+/* As it was once: step 3 is taken whatever the time. */
 #ifdef PATCH_LATE
-#define inTime(x) ((x) & SEEN)
+#define patchesLate(x) ((x) & SEEN)
 #else
-#define inTime(x) false
+#define patchesLate(x) false
 #endif
 
 /* start: without an intent, when the template is not at the new revision. */
@@ -283,7 +284,7 @@ inline proceed() {
 	:: !(one & EXISTS) || (dep & EDITED) != intentEdit(dep) || !paused(dep) -> action = FINISH
 	:: else ->
 		if
-		:: template(one) != template(dep) && timedOut && !inTime(dep) -> action = UNDO
+		:: template(one) != template(dep) && timedOut && !patchesLate(dep) -> action = UNDO
 		:: template(one) != template(dep) && !observed(dep) -> skip      /* 2. */
 		:: else ->
 			if
@@ -294,7 +295,7 @@ inline proceed() {
 				fi
 			:: else ->
 				if
-				:: template(one) != template(dep) -> if :: !late || inTime(dep) -> action = PATCH_REPLICA_SET :: else fi
+				:: template(one) != template(dep) -> if :: !late || patchesLate(dep) -> action = PATCH_REPLICA_SET :: else fi
 				:: else -> if :: recognised(dep, one) || timedOut -> action = FINISH :: else fi
 				fi
 			fi
