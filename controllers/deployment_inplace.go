@@ -85,10 +85,10 @@ func (s *assignedSet) update() rollout.SetUpdate {
 // podUpdate is what is decided from for the pods: the sets that are rendered as assigned, and may be updated in place.
 func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate {
 	update := rollout.PodUpdate{
-		Desired:            *o.deployment.Spec.Replicas,
-		MinReadySeconds:    o.deployment.Spec.MinReadySeconds,
-		Pods:               o.pods,
-		DisruptionsAllowed: o.disruptionsAllowed,
+		Desired:           *o.deployment.Spec.Replicas,
+		MinReadySeconds:   o.deployment.Spec.MinReadySeconds,
+		Pods:              o.pods,
+		DisruptionBudgets: o.disruptionBudgets,
 	}
 	for i := range o.assigned {
 		set := &o.assigned[i]

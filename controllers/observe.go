@@ -152,8 +152,8 @@ type workloadObservation struct {
 	// intent is that of the promotion under way; nil when none is. before are the contents of the revisions that it started from.
 	intent *promotion.Intent
 	before map[string]*injection.Content
-	// disruptionsAllowed is the smallest number that the PodDisruptionBudgets of its pods allow; nil when there is none.
-	disruptionsAllowed *int32
+	// disruptionBudgets are those that cover its pods.
+	disruptionBudgets []rollout.DisruptionBudget
 	// gone are the keys on the slip whose set does not exist any more.
 	gone []string
 }
@@ -321,19 +321,23 @@ func (o *observer) addPods(ctx context.Context, observed *workloadObservation) e
 	return nil
 }
 
-// addDisruptionBudgets adds what the PodDisruptionBudgets that cover the Deployment's pods allow.
+// addDisruptionBudgets adds what the PodDisruptionBudgets that cover the Deployment's pods allow. One whose controller has not seen its spec
+// allows nothing.
 func (o *observer) addDisruptionBudgets(ctx context.Context, observed *workloadObservation) error {
 	var budgets policyv1.PodDisruptionBudgetList
 	if err := o.cache.List(ctx, &budgets, client.InNamespace(observed.deployment.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("listing PodDisruptionBudgets: %w", err)
 	}
 	for i := range budgets.Items {
-		if !covers(&budgets.Items[i], observed.deployment) {
+		budget := &budgets.Items[i]
+		if !covers(budget, observed.deployment) {
 			continue
 		}
-		if allowed := budgets.Items[i].Status.DisruptionsAllowed; observed.disruptionsAllowed == nil || allowed < *observed.disruptionsAllowed {
-			observed.disruptionsAllowed = &allowed
+		status := rollout.DisruptionBudget{Healthy: budget.Status.CurrentHealthy, Expected: budget.Status.ExpectedPods}
+		if budget.Status.ObservedGeneration >= budget.Generation {
+			status.Allowed = budget.Status.DisruptionsAllowed
 		}
+		observed.disruptionBudgets = append(observed.disruptionBudgets, status)
 	}
 	return nil
 }

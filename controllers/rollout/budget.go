@@ -4,39 +4,81 @@
 package rollout
 
 import (
+	"math"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
+// DisruptionBudget is what the status of a PodDisruptionBudget says of the pods that it covers, those of other workloads included.
+type DisruptionBudget struct {
+	// Allowed is how many of them may be disrupted, Healthy how many are ready, and Expected how many there are to be.
+	Allowed, Healthy, Expected int32
+}
+
 // budget is how many pods of a workload may become unavailable through us now.
 type budget struct {
-	free int32
-	// blockedByDisruptionBudget is true when only a PodDisruptionBudget stands in the way.
-	blockedByDisruptionBudget bool
+	// unavailable is what maxUnavailable leaves, and disruptions what the PodDisruptionBudgets do.
+	unavailable, disruptions int32
+	// noDisruption is true when the PodDisruptionBudgets allow none to begin with.
+	noDisruption bool
 }
 
 // budgetOf computes the budget of a workload. A pod that does not exist, terminates, is not ready, or is about to restart is unavailable,
 // whatever the cause.
 func budgetOf(update *PodUpdate) budget {
-	var available, restarting int32
+	var available int32
 	for i := range update.Pods {
-		pod := &update.Pods[i]
-		if pod.isAvailable(update.MinReadySeconds, update.Now) {
+		if update.Pods[i].isAvailable(update.MinReadySeconds, update.Now) {
 			available++
-		}
-		if pod.isRestarting() {
-			restarting++
 		}
 	}
 	unavailable := max(0, update.Desired-available)
-	free := max(0, update.maxUnavailable()-unavailable)
-	if free == 0 || update.DisruptionsAllowed == nil {
-		return budget{free: free}
+	disruptions := update.disruptions()
+	return budget{unavailable: max(0, update.maxUnavailable()-unavailable), disruptions: disruptions, noDisruption: disruptions == 0}
+}
+
+// take takes what it costs to update a pod, if that is left: one that is available becomes unavailable, one that is ready is disrupted, and any
+// other costs nothing.
+func (b *budget) take(available, ready bool) bool {
+	if (available && b.unavailable == 0) || (ready && b.disruptions == 0) {
+		return false
 	}
-	// What the PodDisruptionBudget allows does not know yet of the pods that are about to restart.
-	allowed := max(0, *update.DisruptionsAllowed-restarting)
-	return budget{free: min(free, allowed), blockedByDisruptionBudget: allowed == 0}
+	if available {
+		b.unavailable--
+	}
+	if ready {
+		b.disruptions--
+	}
+	return true
+}
+
+// disruptions is how many pods the PodDisruptionBudgets allow to disrupt.
+func (u *PodUpdate) disruptions() int32 {
+	allowed := int32(math.MaxInt32)
+	for i := range u.DisruptionBudgets {
+		allowed = min(allowed, u.disruptionsOf(&u.DisruptionBudgets[i]))
+	}
+	return allowed
+}
+
+// disruptionsOf is what a PodDisruptionBudget allows, less what its controller does not know yet: pods of the workload that it takes for healthy
+// and that are not. When the budget covers the pods of others as well, those that it takes for healthy can not be told; then every pod
+// counts that we updated and that is not ready again.
+func (u *PodUpdate) disruptionsOf(disruptionBudget *DisruptionBudget) int32 {
+	var healthy, ours int32
+	for i := range u.Pods {
+		if pod := &u.Pods[i]; pod.isReady() {
+			healthy++
+		} else if pod.Update != nil {
+			ours++
+		}
+	}
+	unknown := max(0, disruptionBudget.Healthy-healthy)
+	if disruptionBudget.Expected > u.Desired {
+		unknown = ours
+	}
+	return max(0, disruptionBudget.Allowed-unknown)
 }
 
 // maxUnavailable is the smallest one of the sets that have something to update.

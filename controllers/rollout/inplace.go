@@ -23,9 +23,9 @@ type PodUpdate struct {
 	Pods []Pod
 	// Sets are those that may be updated in this workload.
 	Sets []SetUpdate
-	// DisruptionsAllowed is the smallest number that the PodDisruptionBudgets of the pods allow; nil when there is none.
-	DisruptionsAllowed *int32
-	Now                time.Time
+	// DisruptionBudgets are those that cover the pods.
+	DisruptionBudgets []DisruptionBudget
+	Now               time.Time
 }
 
 // SetUpdate is one set's part of it.
@@ -153,13 +153,10 @@ func NextPods(update PodUpdate) PodStep {
 			continue
 		}
 		available := pod.isAvailable(update.MinReadySeconds, update.Now)
-		if available {
-			if budget.free == 0 {
-				step.BlockedByDisruptionBudget = budget.blockedByDisruptionBudget
-				step.Recheck = soonest(step.Recheck, update.untilNextAvailable())
-				continue
-			}
-			budget.free--
+		if !budget.take(available, pod.isReady()) {
+			step.BlockedByDisruptionBudget = budget.noDisruption && (budget.unavailable > 0 || !available)
+			step.Recheck = soonest(step.Recheck, update.untilNextAvailable())
+			continue
 		}
 		patch := PodPatch{Pod: *pod, Unavailable: !available}
 		for _, set := range allowed {

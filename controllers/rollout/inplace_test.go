@@ -48,6 +48,16 @@ func names(step PodStep) string {
 	return strings.Join(names, " ")
 }
 
+// updated was updated in place, and its containers have restarted.
+func updated(pod Pod) Pod {
+	pod.Update = &InPlaceUpdate{Containers: map[string]StartedContainer{"agent": {ID: "before"}}}
+	return pod
+}
+
+func allows(allowed, healthy, expected int32) []DisruptionBudget {
+	return []DisruptionBudget{{Allowed: allowed, Healthy: healthy, Expected: expected}}
+}
+
 func TestNextPods(t *testing.T) {
 	percent := func(text string) *intstr.IntOrString { value := intstr.FromString(text); return &value }
 	number := func(n int) *intstr.IntOrString { value := intstr.FromInt(n); return &value }
@@ -82,12 +92,31 @@ func TestNextPods(t *testing.T) {
 			u.Pods[1].Update, u.Pods[1].Observed = &InPlaceUpdate{}, false
 			u.Sets[0].MaxUnavailable = number(2)
 		}, want: "a"},
-		{name: "a disruption budget allows one", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable, u.DisruptionsAllowed = number(3), new(int32(1)) }, want: "a"},
-		{name: "a disruption budget allows none", update: three(), change: func(u *PodUpdate) { u.DisruptionsAllowed = new(int32(0)) }, want: "", state: "disruption budget"},
-		{name: "a disruption budget does not know of what restarts", update: makeUpdate(restarting(makePod("a", current)), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {
-			u.Sets[0].MaxUnavailable, u.DisruptionsAllowed = number(3), new(int32(1))
+		{name: "a disruption budget allows one", update: three(), change: func(u *PodUpdate) {
+			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(3), allows(1, 3, 3)
+		}, want: "a"},
+		{name: "a disruption budget allows none", update: three(), change: func(u *PodUpdate) { u.DisruptionBudgets = allows(0, 3, 3) }, want: "", state: "disruption budget"},
+		{name: "the strictest disruption budget counts", update: three(), change: func(u *PodUpdate) {
+			u.DisruptionBudgets = append(allows(2, 3, 3), allows(0, 3, 3)...)
 		}, want: "", state: "disruption budget"},
-		{name: "a disruption budget is no cause to leave a broken pod alone", update: makeUpdate(makePod("a", current), notReady(makePod("b", old))), change: func(u *PodUpdate) { u.DisruptionsAllowed = new(int32(0)) }, want: "b"},
+		{name: "a disruption budget does not know of what restarts", update: makeUpdate(restarting(makePod("a", current)), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {
+			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(3), allows(1, 3, 3)
+		}, want: "", state: "disruption budget"},
+		{name: "a disruption budget does not know of what failed", update: makeUpdate(notReady(makePod("a", current)), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {
+			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(3), allows(1, 3, 3)
+		}, want: "", state: "disruption budget"},
+		{name: "a disruption budget knows of what failed", update: makeUpdate(notReady(updated(makePod("a", current))), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {
+			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(3), allows(1, 2, 3)
+		}, want: "b"},
+		{name: "a disruption budget of several workloads may not know of what we updated", update: makeUpdate(notReady(updated(makePod("a", current))), makePod("b", old)), change: func(u *PodUpdate) {
+			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(2), allows(1, 4, 5)
+		}, want: "", state: "disruption budget"},
+		{name: "a pod that is ready and not yet available costs a disruption", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) {
+			u.MinReadySeconds, u.DisruptionBudgets = 100, allows(0, 1, 1)
+		}, want: "", state: "disruption budget"},
+		{name: "a disruption budget is no cause to leave a broken pod alone", update: makeUpdate(makePod("a", current), notReady(makePod("b", old))), change: func(u *PodUpdate) {
+			u.DisruptionBudgets = allows(0, 1, 2)
+		}, want: "b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.change != nil {

@@ -163,9 +163,12 @@ func (p *Pod) isRestarting() bool {
 	return false
 }
 
+// isReady is false of a pod that is about to restart.
+func (p *Pod) isReady() bool { return !p.ReadySince.IsZero() && !p.isRestarting() }
+
 // untilAvailable is how long a ready pod has to stay so to be available; ready is false of one that is not ready, or about to restart.
 func (p *Pod) untilAvailable(minReadySeconds int32, now time.Time) (remaining time.Duration, ready bool) {
-	if p.ReadySince.IsZero() || p.isRestarting() {
+	if !p.isReady() {
 		return 0, false
 	}
 	return p.ReadySince.Add(time.Duration(minReadySeconds) * time.Second).Sub(now), true
