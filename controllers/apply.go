@@ -265,10 +265,15 @@ func testContainer(operations *jsonPatch, patch *rollout.PodPatch, name string) 
 	return path
 }
 
-// testRunning lets a patch fail when a container has been restarted since the decision: its record would name the wrong one.
+// testRunning lets a patch fail when a container has been restarted or has stopped since the decision: its record would be wrong.
 func testRunning(operations *jsonPatch, patch *rollout.PodPatch, name string) {
-	if container := patch.Pod.Containers[name]; container.ID != "" {
-		operations.add("test", fmt.Sprintf("/status/%s/%d/containerID", container.StatusList, container.StatusIndex), container.ID)
+	container := patch.Pod.Containers[name]
+	path := fmt.Sprintf("/status/%s/%d", container.StatusList, container.StatusIndex)
+	if container.ID != "" {
+		operations.add("test", path+"/containerID", container.ID)
+	}
+	if !container.RunningSince.IsZero() {
+		operations.add("test", path+"/state/running/startedAt", metav1.NewTime(container.RunningSince))
 	}
 }
 

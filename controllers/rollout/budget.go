@@ -68,7 +68,7 @@ func (u *PodUpdate) disruptions() int32 {
 func (u *PodUpdate) disruptionsOf(disruptionBudget *DisruptionBudget) int32 {
 	var healthy, ours int32
 	for i := range u.Pods {
-		if pod := &u.Pods[i]; pod.isReady() {
+		if pod := &u.Pods[i]; pod.isReady(u.Now) {
 			healthy++
 		} else if pod.Update != nil {
 			ours++

@@ -113,17 +113,21 @@ func withDefaultRequests(resources corev1.ResourceRequirements) corev1.ResourceR
 
 // Record is what the pod's annotation is to say of a patch.
 func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
-	record := InPlaceUpdate{Revisions: map[string]string{}, StartedAt: now.UTC().Truncate(time.Second), Containers: p.Pod.restarts(p.Images())}
+	record := InPlaceUpdate{Revisions: map[string]string{}, StartedAt: now.UTC().Truncate(time.Second), Containers: map[string]StartedContainer{}}
 	for i := range p.Sets {
 		record.Revisions[p.Sets[i].Key] = p.Sets[i].Revision
 	}
-	// What an earlier update was to restart and this one does not change has still to restart.
+	// What an earlier update was to restart may have still to restart.
 	if p.Pod.Update != nil {
 		for name, before := range p.Pod.Update.Containers {
-			if _, again := p.Images()[name]; !again {
+			if p.Pod.Containers[name].ID == before.ID {
 				record.Containers[name] = before
 			}
 		}
+	}
+	for name := range p.Images() {
+		container := p.Pod.Containers[name]
+		record.Containers[name] = StartedContainer{ID: container.ID, Stopped: container.RunningSince.IsZero()}
 	}
 	return record
 }
@@ -149,11 +153,15 @@ func NextPods(update PodUpdate) PodStep {
 			step.Done = false
 			step.Recheck = soonest(step.Recheck, remaining)
 		}
-		if len(allowed) == 0 || !pod.isSettledWithKubelet() {
+		if len(allowed) == 0 {
+			continue
+		}
+		if wait, updatable := pod.untilUpdatable(update.Now); !updatable {
+			step.Recheck = soonest(step.Recheck, wait)
 			continue
 		}
 		available := pod.isAvailable(update.MinReadySeconds, update.Now)
-		if !budget.take(available, pod.isReady()) {
+		if !budget.take(available, pod.isReady(update.Now)) {
 			step.BlockedByDisruptionBudget = budget.noDisruption && (budget.unavailable > 0 || !available)
 			step.Recheck = soonest(step.Recheck, update.untilNextAvailable())
 			continue
@@ -220,8 +228,8 @@ func (s *SetUpdate) isCurrent(pod *Pod) bool {
 // untilSidecarsAvailable tells whether the sidecars of a pod that is current run and are ready, and how long it takes until they have been so
 // for long enough.
 func (u *PodUpdate) untilSidecarsAvailable(pod *Pod) (remaining time.Duration, available bool) {
-	if pod.isRestarting() {
-		return 0, false
+	if pod.isRestarting(u.Now) {
+		return pod.untilCertain(u.Now), false
 	}
 	for i := range u.Sets {
 		for j := range u.Sets[i].Sidecars {

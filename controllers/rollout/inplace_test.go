@@ -23,8 +23,8 @@ func makePod(name, revision string) Pod {
 	return Pod{
 		Name: name, CreatedAt: noon.Add(-time.Hour), Revisions: map[string]string{"set": revision}, ReadySince: since, Observed: true,
 		Containers: map[string]Container{
-			"agent": {List: "containers", Index: 1, Image: revision, ID: name + "/agent/0", AvailableSince: since},
-			"web":   {List: "containers", ID: name + "/web/0", AvailableSince: since},
+			"agent": {List: "containers", Index: 1, Image: revision, ID: name + "/agent/0", RunningSince: since, AvailableSince: since},
+			"web":   {List: "containers", ID: name + "/web/0", RunningSince: since, AvailableSince: since},
 		},
 	}
 }
@@ -147,27 +147,57 @@ func TestNextPods(t *testing.T) {
 
 // restarting was patched, and looks as it did before: the kubelet has not acted yet.
 func restarting(pod Pod) Pod {
-	pod.Update = &InPlaceUpdate{Containers: map[string]StartedContainer{"agent": {ID: pod.Containers["agent"].ID, Image: old}}}
+	pod.Update = &InPlaceUpdate{StartedAt: noon.Add(-time.Minute), Containers: map[string]StartedContainer{"agent": {ID: pod.Containers["agent"].ID}}}
+	return pod
+}
+
+func updatedAt(pod Pod, ago time.Duration) Pod { pod.Update.StartedAt = noon.Add(-ago); return pod }
+
+// stopped was patched when its sidecar did not run; it has been started since then.
+func stopped(pod Pod, ago time.Duration) Pod {
+	pod.Update = &InPlaceUpdate{StartedAt: noon.Add(-ago), Containers: map[string]StartedContainer{"agent": {ID: "before", Stopped: true}}}
 	return pod
 }
 
 func TestIsRestarting(t *testing.T) {
+	agent := func(container Container) func(*Pod) { return func(p *Pod) { p.Containers["agent"] = container } }
 	for name, test := range map[string]struct {
-		change func(*Pod)
-		want   bool
+		pod            Pod
+		change         func(*Pod)
+		restarting     bool
+		updatable      bool
+		untilRestarted time.Duration
+		untilUpdatable time.Duration
 	}{
-		"as it was patched":                {func(*Pod) {}, true},
-		"the kubelet has not seen it":      {func(p *Pod) { p.Observed = false }, true},
-		"not seen, with another container": {func(p *Pod) { p.Observed = false; p.Containers["agent"] = Container{ID: "new"} }, true},
-		"the container is gone":            {func(p *Pod) { p.Containers["agent"] = Container{} }, true},
-		"another container runs":           {func(p *Pod) { p.Containers["agent"] = Container{ID: "new"} }, false},
-		"nothing was to restart":           {func(p *Pod) { p.Update.Containers = nil }, false},
+		"never updated":                    {pod: makePod("a", current), updatable: true},
+		"as it was patched":                {pod: restarting(makePod("a", current)), restarting: true},
+		"the kubelet has not seen it":      {pod: restarting(makePod("a", current)), change: func(p *Pod) { p.Observed = false }, restarting: true},
+		"not seen, with another container": {pod: updated(makePod("a", current)), change: func(p *Pod) { p.Observed = false }, restarting: true},
+		"the container is gone":            {pod: updated(makePod("a", current)), change: agent(Container{}), restarting: true, updatable: true},
+		"another container runs":           {pod: updated(makePod("a", current)), updatable: true},
+		"nothing was to restart":           {pod: restarting(makePod("a", current)), change: func(p *Pod) { p.Update.Containers = nil }, updatable: true},
+		"it can not be started":            {pod: restarting(makePod("a", current)), change: agent(Container{ID: "a/agent/0", Failing: true}), restarting: true, updatable: true},
+		"it may have been started before":  {pod: stopped(makePod("a", current), 2*time.Second), restarting: true, untilRestarted: 3 * time.Second, untilUpdatable: 3 * time.Second},
+		"it was stopped a while ago":       {pod: updatedAt(restarting(makePod("a", current)), 20*time.Second), change: agent(Container{ID: "a/agent/0", Image: current}), restarting: true, untilUpdatable: 40 * time.Second},
+		"it is not started again":          {pod: updatedAt(restarting(makePod("a", current)), time.Minute), change: agent(Container{ID: "a/agent/0", Image: current}), restarting: true, updatable: true},
+		"it was started afterwards":        {pod: stopped(makePod("a", current), time.Minute), updatable: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pod := restarting(makePod("a", current))
-			test.change(&pod)
-			if got := pod.isRestarting(); got != test.want {
+			if test.change != nil {
+				test.change(&test.pod)
+			}
+			if got := test.pod.isRestarting(noon); got != test.restarting {
 				t.Errorf("restarting: %v", got)
+			}
+			if wait, got := test.pod.untilUpdatable(noon); got != test.updatable || max(0, wait) != test.untilUpdatable {
+				t.Errorf("can be updated: %v, or after %v", got, wait)
+			}
+			if update := makeUpdate(test.pod); NextPods(update).Recheck != test.untilRestarted {
+				t.Errorf("looks after it again after %v", NextPods(update).Recheck)
+			}
+			test.pod.Revisions = map[string]string{"set": old}
+			if update := makeUpdate(test.pod); NextPods(update).Recheck != test.untilUpdatable {
+				t.Errorf("updates it after %v", NextPods(update).Recheck)
 			}
 		})
 	}
@@ -192,21 +222,32 @@ func TestPodPatch(t *testing.T) {
 		t.Errorf("revisions (-want +got):\n%s", diff)
 	}
 	record := patch.Record(noon)
-	if diff := cmp.Diff(map[string]StartedContainer{"agent": {ID: "a/agent/0", Image: old}}, record.Containers); diff != "" {
+	if diff := cmp.Diff(map[string]StartedContainer{"agent": {ID: "a/agent/0"}}, record.Containers); diff != "" {
 		t.Errorf("record (-want +got):\n%s", diff)
 	}
 }
 
-// A kubelet that has not acted on an update does nothing when it is taken back: nobody must wait for another container.
-func TestAnUpdateThatIsTakenBackAtOnceRestartsNothing(t *testing.T) {
-	pod := restarting(makePod("a", current))
-	back := PodPatch{Pod: pod, Sets: []SetUpdate{{Key: "set", Revision: old, Sidecars: []corev1.Container{{Name: "agent", Image: old}}}}}
-	if record := back.Record(noon); len(record.Containers) != 0 {
-		t.Errorf("it is to restart %v", record.Containers)
-	}
-	forth := PodPatch{Pod: pod, Sets: []SetUpdate{{Key: "set", Revision: "set-3", Sidecars: []corev1.Container{{Name: "agent", Image: "set-3"}}}}}
-	if diff := cmp.Diff(map[string]StartedContainer{"agent": {ID: "a/agent/0", Image: old}}, forth.Record(noon).Containers); diff != "" {
-		t.Errorf("another update in its place (-want +got):\n%s", diff)
+// A record says what a container was like, and keeps what has still to restart of an earlier update.
+func TestRecord(t *testing.T) {
+	dead := restarting(makePod("a", current))
+	dead.Containers["agent"] = Container{ID: "a/agent/0", Image: current, Failing: true}
+	agent := SetUpdate{Key: "set", Revision: "set-3", Sidecars: []corev1.Container{{Name: "agent", Image: "set-3"}}}
+	web := SetUpdate{Key: "other", Revision: "other-2", Sidecars: []corev1.Container{{Name: "web", Image: "web-2"}}}
+	for name, test := range map[string]struct {
+		patch PodPatch
+		want  map[string]StartedContainer
+	}{
+		"one that runs":                   {PodPatch{Pod: makePod("a", old), Sets: []SetUpdate{agent}}, map[string]StartedContainer{"agent": {ID: "a/agent/0"}}},
+		"one that can not be started":     {PodPatch{Pod: dead, Sets: []SetUpdate{agent}}, map[string]StartedContainer{"agent": {ID: "a/agent/0", Stopped: true}}},
+		"one that has still to restart":   {PodPatch{Pod: dead, Sets: []SetUpdate{web}}, map[string]StartedContainer{"agent": {ID: "a/agent/0"}, "web": {ID: "a/web/0"}}},
+		"one that restarted meanwhile":    {PodPatch{Pod: updated(makePod("a", current)), Sets: []SetUpdate{web}}, map[string]StartedContainer{"web": {ID: "a/web/0"}}},
+		"one that was just being started": {PodPatch{Pod: stopped(makePod("a", current), time.Minute), Sets: []SetUpdate{web}}, map[string]StartedContainer{"web": {ID: "a/web/0"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, test.patch.Record(noon).Containers); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -47,8 +47,8 @@ type Container struct {
 	ID          string
 	StatusList  string
 	StatusIndex int
-	// AvailableSince is since when it runs and is ready; zero while it is not.
-	AvailableSince time.Time
+	// RunningSince is since when it runs, and AvailableSince since when it is ready besides; zero while it does not.
+	RunningSince, AvailableSince time.Time
 	// Failing is true while it can not be started.
 	Failing bool
 }
@@ -64,15 +64,23 @@ type InPlaceUpdate struct {
 	// Revisions are those that the update brought, by set.
 	Revisions map[string]string `json:"revisions"`
 	StartedAt time.Time         `json:"startedAt"`
-	// Containers are those that it restarts: they have restarted when they have other IDs than these.
+	// Containers are those that it restarts, as they were: they have restarted when they have other IDs.
 	Containers map[string]StartedContainer `json:"containers"`
 }
 
-// StartedContainer is a container as it ran before an in-place update.
+// StartedContainer is a container as it was before an in-place update.
 type StartedContainer struct {
-	ID    string `json:"id"`
-	Image string `json:"image"`
+	ID string `json:"id"`
+	// Stopped is true of one that did not run. The kubelet may have been about to start it from the older spec.
+	Stopped bool `json:"stopped,omitempty"`
 }
+
+// startsFromOlderSpec is for how long after an in-place update the kubelet may still start a container from the spec as it was: for as long as
+// it takes to hear of the update, and to stop what it started.
+const startsFromOlderSpec = 5 * time.Second
+
+// startsAgain is how long a container that was stopped in order to restart is given to do so. Longer takes the pull of a large image.
+const startsAgain = time.Minute
 
 // PodOf reads a pod.
 func PodOf(pod *corev1.Pod) Pod {
@@ -101,9 +109,12 @@ func PodOf(pod *corev1.Pod) Pod {
 			container := result.Containers[status.Name]
 			container.ID, container.StatusList, container.StatusIndex = status.ContainerID, list, i
 			container.Failing = status.State.Waiting != nil && slices.Contains(failingReasons, status.State.Waiting.Reason)
+			if status.State.Running != nil {
+				container.RunningSince = status.State.Running.StartedAt.Time
+			}
 			if status.Ready && status.State.Running != nil {
 				// A container does not tell since when it is ready. All of them being ready is a later bound.
-				container.AvailableSince = latest(status.State.Running.StartedAt.Time, containersReady)
+				container.AvailableSince = latest(container.RunningSince, containersReady)
 			}
 			result.Containers[status.Name] = container
 		}
@@ -127,28 +138,9 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// restarts returns the containers that new images restart, as they are. A container that an earlier update was to restart and that still
-// runs as before does not restart when it gets its image back.
-func (p *Pod) restarts(images map[string]string) map[string]StartedContainer {
-	result := map[string]StartedContainer{}
-	for name, image := range images {
-		container := p.Containers[name]
-		running := StartedContainer{ID: container.ID, Image: container.Image}
-		if p.Update != nil {
-			if before, pending := p.Update.Containers[name]; pending && before.ID == container.ID {
-				running.Image = before.Image
-			}
-		}
-		if running.Image != image {
-			result[name] = running
-		}
-	}
-	return result
-}
-
 // isRestarting is true from an in-place update on until the kubelet has started each container anew whose image changed. The pod's status
 // may say that it is ready meanwhile: the kubelet reports a generation as observed before it acts on it.
-func (p *Pod) isRestarting() bool {
+func (p *Pod) isRestarting(now time.Time) bool {
 	if p.Update == nil {
 		return false
 	}
@@ -160,23 +152,57 @@ func (p *Pod) isRestarting() bool {
 			return true
 		}
 	}
-	return false
+	return p.untilCertain(now) > 0
+}
+
+// untilCertain is for how long it can not be told what a container was started from that did not run when its image was changed.
+func (p *Pod) untilCertain(now time.Time) time.Duration {
+	if p.Update == nil {
+		return 0
+	}
+	for _, before := range p.Update.Containers {
+		if before.Stopped {
+			return max(0, p.Update.StartedAt.Add(startsFromOlderSpec).Sub(now))
+		}
+	}
+	return 0
+}
+
+// untilUpdatable tells whether a pod may be updated, and when it may not be, after how long it may without any event. From an in-place update on,
+// it may not be until the kubelet has seen that update and started anew what was to restart: it may be about to start that from the spec
+// of this update, and what it starts could not be told from what the next one asks for. A container that can not be started does not
+// keep its pod from the update that puts it right; nor does one that nobody starts, because another one has to be put right first.
+func (p *Pod) untilUpdatable(now time.Time) (wait time.Duration, updatable bool) {
+	if p.Update == nil {
+		return 0, true
+	}
+	if !p.Observed {
+		return 0, false
+	}
+	for name, before := range p.Update.Containers {
+		container := p.Containers[name]
+		switch {
+		case container.ID != before.ID || before.Stopped || container.Failing:
+		case !container.RunningSince.IsZero():
+			return 0, false
+		default:
+			wait = max(wait, p.Update.StartedAt.Add(startsAgain).Sub(now))
+		}
+	}
+	wait = max(wait, p.untilCertain(now))
+	return wait, wait <= 0
 }
 
 // isReady is false of a pod that is about to restart.
-func (p *Pod) isReady() bool { return !p.ReadySince.IsZero() && !p.isRestarting() }
+func (p *Pod) isReady(now time.Time) bool { return !p.ReadySince.IsZero() && !p.isRestarting(now) }
 
 // untilAvailable is how long a ready pod has to stay so to be available; ready is false of one that is not ready, or about to restart.
 func (p *Pod) untilAvailable(minReadySeconds int32, now time.Time) (remaining time.Duration, ready bool) {
-	if !p.isReady() {
+	if !p.isReady(now) {
 		return 0, false
 	}
 	return p.ReadySince.Add(time.Duration(minReadySeconds) * time.Second).Sub(now), true
 }
-
-// isSettledWithKubelet is false from an in-place update on until the kubelet has seen it. Another one in that time could not tell which container
-// it finds: the kubelet may still start one from the older spec.
-func (p *Pod) isSettledWithKubelet() bool { return p.Update == nil || p.Observed }
 
 func (p *Pod) isAvailable(minReadySeconds int32, now time.Time) bool {
 	remaining, ready := p.untilAvailable(minReadySeconds, now)
