@@ -1,8 +1,6 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build histories
-
 package controllers
 
 import (
@@ -84,7 +82,9 @@ type apiServer struct {
 	objects map[kind]map[string]client.Object
 	// changes are all that ever were, by kind, for caches to follow at their own pace.
 	changes map[kind][]change
-	fields  *managedfields.FieldManager
+	// respecified is when a spec changed last.
+	respecified map[types.UID]time.Time
+	fields      *managedfields.FieldManager
 }
 
 // newFieldManager returns what keeps the managed fields of Deployments in a real API server.
@@ -102,7 +102,7 @@ func newAPIServer(fields *managedfields.FieldManager) *apiServer {
 	server := &apiServer{
 		// Long ago, so that times that are not from this clock show.
 		now:     time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC),
-		objects: map[kind]map[string]client.Object{}, changes: map[kind][]change{}, fields: fields,
+		objects: map[kind]map[string]client.Object{}, changes: map[kind][]change{}, respecified: map[types.UID]time.Time{}, fields: fields,
 	}
 	for _, kind := range allKinds {
 		server.objects[kind] = map[string]client.Object{}
@@ -252,6 +252,7 @@ func (s *apiServer) replace(before, after client.Object) client.Object {
 	}
 	if !equality.Semantic.DeepEqual(specOf(before), specOf(after)) {
 		after.SetGeneration(before.GetGeneration() + 1)
+		s.respecified[after.GetUID()] = s.now
 	}
 	if !after.GetDeletionTimestamp().IsZero() && len(after.GetFinalizers()) == 0 && kindOf(after) == setKind {
 		s.remove(before)
@@ -294,6 +295,8 @@ func specOf(object client.Object) any {
 	case *corev1.Pod:
 		return object.Spec
 	case *v1alpha1.SidecarSet:
+		return object.Spec
+	case *policyv1.PodDisruptionBudget:
 		return object.Spec
 	}
 	return nil

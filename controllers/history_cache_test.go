@@ -1,8 +1,6 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build histories
-
 package controllers
 
 import (

@@ -1,8 +1,6 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build histories
-
 package controllers
 
 import (
@@ -518,12 +516,15 @@ func isReady(pod *corev1.Pod) bool { return !conditionSince(pod).IsZero() }
 // syncBudget tells how many pods of a Deployment may be disrupted. A budget has the name of the Deployment.
 func (m *controllerManager) syncBudget(budget *policyv1.PodDisruptionBudget) {
 	m.counted[budget.Name] = true
-	allowed := max(0, m.healthy(budget.Name)-m.wantedHealthy(budget))
-	if allowed == budget.Status.DisruptionsAllowed {
-		return
+	healthy, wanted, expected := m.healthy(budget.Name), m.wantedHealthy(budget), int32(0)
+	if d := m.server.deployment(budget.Name); d != nil {
+		expected = *d.Spec.Replicas
 	}
 	after := budget.DeepCopy()
-	after.Status.DisruptionsAllowed = allowed
+	after.Status = policyv1.PodDisruptionBudgetStatus{
+		ObservedGeneration: budget.Generation, DisruptionsAllowed: max(0, healthy-wanted),
+		CurrentHealthy: healthy, DesiredHealthy: wanted, ExpectedPods: expected,
+	}
 	_, _ = m.server.update(after, "kube-controller-manager", true) // it is the live one
 }
 

@@ -1,8 +1,6 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build histories
-
 package controllers
 
 import (
@@ -33,8 +31,8 @@ func (h *history) happen() {
 func (h *history) changeImage() {
 	name := h.anySet()
 	image := fmt.Sprintf("%s:%d", name, 1+h.random.IntN(3))
-	if h.chance(8) {
-		image = name + ":bad"
+	if h.chance(6) {
+		image = name + brokenImages[h.random.IntN(len(brokenImages))]
 	}
 	h.note("user: %s gets image %s", name, image)
 	h.changeSet(name, func(_ *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) { container.Image = image })
@@ -254,7 +252,7 @@ func (h *history) endTrouble() (broken string) {
 	h.faults = false
 	for _, set := range h.server.sets() {
 		h.changeSet(set.Name, func(set *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) {
-			if container.Image == set.Name+":bad" {
+			if isBroken(container.Image) {
 				container.Image = set.Name + ":4"
 			}
 			set.Spec.UpdateStrategy.Partition, set.Spec.UpdateStrategy.Paused = new(intstr.FromInt32(0)), false

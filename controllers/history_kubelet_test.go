@@ -1,8 +1,6 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build histories
-
 package controllers
 
 import (
@@ -18,18 +16,28 @@ import (
 )
 
 // kubelet runs the pods. It reports that it has seen a spec before it acts on it, kills a container whose image changed, and starts it anew later;
-// no other container restarts with it. Resources change nothing.
+// no other container restarts with it. Resources change nothing. It hears of a spec late, and may start a container from an older one meanwhile.
 type kubelet struct {
 	server  *apiServer
 	running map[types.UID]*runningPod
 	started int
 	// sick are pods whose application does not become ready.
 	sick map[types.UID]bool
-	// late lets containers start from a spec that is older than that of the API server. The real one can be late by the moment that a watch takes;
-	// a container that starts in that moment can not be told from one that a patch asked for.
-	late bool
 	// trace takes down what happens to containers; nil when nobody is to read it.
 	trace func(format string, args ...any)
+}
+
+// What an image does besides running, by the end of its name.
+const (
+	notFound   = ":not-found"
+	crashes    = ":crashes"
+	neverReady = ":never-ready"
+)
+
+var brokenImages = []string{notFound, crashes, neverReady}
+
+func isBroken(image string) bool {
+	return slices.ContainsFunc(brokenImages, func(broken string) bool { return strings.HasSuffix(image, broken) })
 }
 
 // runningPod is a pod as it runs, whatever the API server says.
@@ -37,16 +45,17 @@ type runningPod struct {
 	// seen is the spec that the kubelet acts on.
 	seen       *corev1.Pod
 	containers []*runningContainer
-	// again is not before which time a container starts that stopped.
-	again time.Time
 }
 
 type runningContainer struct {
 	name, image, id string
 	init            bool
 	up, ready       bool
-	since           metav1.Time
-	restarts        int32
+	// waits is why a container is not started, and again before which time it is not.
+	waits    string
+	again    time.Time
+	since    metav1.Time
+	restarts int32
 }
 
 func newKubelet(server *apiServer) *kubelet {
@@ -101,43 +110,80 @@ func (k *kubelet) syncPod(pod *corev1.Pod, random *rand.Rand) bool {
 		return true
 	}
 	if run.seen.Generation < pod.Generation && random.IntN(3) > 0 {
-		run.seen = pod
-		k.report(pod)
+		k.hear(pod, run)
 		return true
 	}
+	return k.killContainer(pod, run, random) || k.startContainer(pod, run, random)
+}
+
+// hear hears of a pod's spec as it is.
+func (k *kubelet) hear(pod *corev1.Pod, run *runningPod) {
+	for _, container := range run.containers {
+		if imageIn(pod, container.name) != imageIn(run.seen, container.name) {
+			container.waits = ""
+		}
+	}
+	run.seen = pod
+	k.report(pod)
+}
+
+// killContainer stops a container that runs another image than it should.
+func (k *kubelet) killContainer(pod *corev1.Pod, run *runningPod, random *rand.Rand) bool {
 	for _, container := range run.containers {
 		if container.up && container.image != imageIn(run.seen, container.name) {
-			container.up, container.ready = false, false
-			run.again = k.server.now.Add(time.Duration(random.IntN(3000)) * time.Millisecond)
-			k.report(pod)
+			k.stop(pod, container, random.IntN(3000))
 			return true
 		}
 	}
-	return k.startContainer(pod, run, random)
+	return false
 }
 
-// startContainer starts a container that does not run, or makes one ready that does.
+func (k *kubelet) stop(pod *corev1.Pod, container *runningContainer, startsAfter int) {
+	container.up, container.ready, container.waits = false, false, ""
+	container.again = k.server.now.Add(time.Duration(startsAfter) * time.Millisecond)
+	k.report(pod)
+}
+
+// catchUp acts on specs that have been there for longer than it may be late.
+func (k *kubelet) catchUp(lateness time.Duration, random *rand.Rand) {
+	for _, pod := range k.server.pods() {
+		run := k.running[pod.UID]
+		if run == nil || !pod.DeletionTimestamp.IsZero() || k.server.now.Sub(k.server.respecified[pod.UID]) <= lateness {
+			continue
+		}
+		if run.seen.Generation < pod.Generation {
+			k.hear(pod, run)
+		}
+		for k.killContainer(pod, run, random) {
+		}
+	}
+}
+
+// startContainer starts a container that does not run, or makes one ready that does, or lets one end that can not run.
 func (k *kubelet) startContainer(pod *corev1.Pod, run *runningPod, random *rand.Rand) bool {
 	for _, container := range run.containers {
-		image := imageIn(pod, container.name)
-		if k.late {
-			image = imageIn(run.seen, container.name)
-		}
+		image := imageIn(run.seen, container.name)
+		healthy := !strings.HasSuffix(image, neverReady) && (!k.sick[pod.UID] || container.name != "main")
 		switch {
-		case container.up && !container.ready && (!k.sick[pod.UID] || container.name != "main"):
+		case container.up && strings.HasSuffix(image, crashes):
+			k.stop(pod, container, 10000)
+			container.waits = "CrashLoopBackOff"
+		case container.up && !container.ready && healthy:
 			container.ready = true
-		case !container.up && !strings.HasSuffix(image, ":bad") && !k.server.now.Before(run.again):
+		case container.up || k.server.now.Before(container.again):
+			continue
+		case strings.HasSuffix(image, notFound):
+			if container.waits != "" {
+				continue
+			}
+			container.waits = "ErrImagePull"
+		default:
 			if container.id != "" {
 				container.restarts++
 			}
-			if !k.late {
-				run.seen = pod
-			}
 			k.started++
 			container.id, container.image = fmt.Sprintf("run-%d", k.started), image
-			container.up, container.ready, container.since = true, random.IntN(2) == 0 && !k.sick[pod.UID], k.server.time()
-		default:
-			continue
+			container.up, container.ready, container.waits, container.since = true, healthy && random.IntN(2) == 0, "", k.server.time()
 		}
 		k.report(pod)
 		return true
@@ -155,9 +201,7 @@ func (k *kubelet) fail(pod *corev1.Pod, random *rand.Rand) string {
 	if !container.up {
 		return ""
 	}
-	container.up, container.ready = false, false
-	run.again = k.server.now.Add(time.Duration(random.IntN(5000)) * time.Millisecond)
-	k.report(pod)
+	k.stop(pod, container, random.IntN(5000))
 	return container.name
 }
 
@@ -168,8 +212,11 @@ func (k *kubelet) report(pod *corev1.Pod) {
 	after.Status = corev1.PodStatus{Phase: corev1.PodRunning, ObservedGeneration: run.seen.Generation}
 	for _, container := range run.containers {
 		status := corev1.ContainerStatus{Name: container.name, Image: container.image, ContainerID: container.id, RestartCount: container.restarts, Ready: container.ready}
-		if container.up {
+		switch {
+		case container.up:
 			status.State.Running = &corev1.ContainerStateRunning{StartedAt: container.since}
+		case container.waits != "":
+			status.State.Waiting = &corev1.ContainerStateWaiting{Reason: container.waits}
 		}
 		if container.init {
 			after.Status.InitContainerStatuses = append(after.Status.InitContainerStatuses, status)

@@ -1,8 +1,6 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build histories
-
 package controllers
 
 import (
@@ -51,7 +49,6 @@ func TestHistories(t *testing.T) {
 			t.Parallel()
 			for i, failed := worker, 0; i < count && failed < 5; i += workers {
 				h := newHistory(log.IntoContext(t.Context(), klog.Logger{}), laboratory, seed+i)
-				h.kubelet.late = setting(t, "HISTORY_LATE_KUBELET", 0) > 0
 				problem := h.live()
 				if problem == "" {
 					continue

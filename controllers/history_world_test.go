@@ -1,8 +1,6 @@
 // Copyright The SidecarSet Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build histories
-
 package controllers
 
 import (
@@ -167,6 +165,7 @@ func (h *history) beFair() {
 	for !h.isDown(h.managerDown) && h.manager.cache.isLate(lateness) {
 		h.manager.cache.step(h.random)
 	}
+	h.kubelet.catchUp(lateness, h.random)
 }
 
 func (h *history) isDown(until time.Time) bool { return h.server.now.Before(until) }
