@@ -119,11 +119,8 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	switch {
 	case plan.Changed && !observed.goesInPlace(plan):
 		return r.applyStructurally(ctx, observed, plan)
-	case observed.isRollingOut() && plan.Changed && observed.isHopeless(plan):
-		return r.applyStructurally(ctx, observed, plan)
 	case observed.isRollingOut():
-		observed.waitForRollout(plan, result)
-		return result, nil
+		return r.waitForRollout(ctx, observed, plan, result)
 	}
 	return r.updatePods(ctx, observed, plan, result)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -37,20 +38,29 @@ func (o *workloadObservation) goesInPlace(plan *injection.Plan) bool {
 
 // isRollingOut is true while the Deployment replaces its pods, or may be about to: they are not worth an update.
 func (o *workloadObservation) isRollingOut() bool {
-	if o.deployment.Status.ObservedGeneration < o.deployment.Generation {
-		return true
-	}
+	return o.deployment.Status.ObservedGeneration < o.deployment.Generation || o.hasPodsOfOtherTemplates()
+}
+
+func (o *workloadObservation) hasPodsOfOtherTemplates() bool {
 	template := injection.TemplateIdentity(&o.deployment.Spec.Template)
 	return slices.ContainsFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool {
 		return (*rs.Spec.Replicas > 0 || rs.Status.Replicas > 0) && rs.Annotations[templateIdentity] != template
 	})
 }
 
-// isHopeless is true of a rollout that does not end by itself, because a sidecar can not be started or it exceeded its deadline. What a plan
-// brings may be the correction: it goes through the template, whose pods are being replaced anyway.
-func (o *workloadObservation) isHopeless(plan *injection.Plan) bool {
+// untilHopeless tells whether a rollout does not end by itself, because a sidecar that it brings can not be started or does not become ready, or
+// because it exceeded its deadline. What a plan brings may be the correction: it goes through the template, whose pods are being replaced
+// anyway. Otherwise it returns after how long that may be so.
+func (o *workloadObservation) untilHopeless(plan *injection.Plan, now time.Time) (wait time.Duration, hopeless bool) {
+	if !plan.Changed || !o.hasPodsOfOtherTemplates() {
+		return 0, false
+	}
+	marks := marksOf(o.workload.Template)
 	update := o.podUpdate(plan)
-	return rolloutOf(o.deployment).Stuck || update.HasFailingSidecar()
+	update.Now = now
+	update.Pods = slices.DeleteFunc(slices.Clone(update.Pods), func(pod rollout.Pod) bool { return !maps.Equal(pod.Revisions, marks) })
+	wait, hopeless = update.UntilHopeless()
+	return wait, hopeless || rolloutOf(o.deployment).Stuck
 }
 
 // eachNew visits the sets to which a plan brings a revision that the template does not have.
@@ -63,15 +73,22 @@ func (o *workloadObservation) eachNew(plan *injection.Plan, visit func(key strin
 	}
 }
 
-// waitForRollout says of the sets that have something to update why they wait.
-func (o *workloadObservation) waitForRollout(plan *injection.Plan, result *outcome) {
-	o.eachNew(plan, func(key string) {
+// waitForRollout lets the Deployment's own rollout come to its end, unless there is none in sight. It says of the sets that have something to
+// update why they wait.
+func (r *deploymentReconciler) waitForRollout(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
+	wait, hopeless := observed.untilHopeless(plan, r.now())
+	if hopeless {
+		return r.applyStructurally(ctx, observed, plan)
+	}
+	result.recheck = soonest(result.recheck, wait)
+	observed.eachNew(plan, func(key string) {
 		result.phases[key] = rollout.UpdatingPods
 		result.problems[key] = rollout.Problem{
 			Reason:  v1alpha1.ReasonWorkloadRollingOut,
 			Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
 		}
 	})
+	return result, nil
 }
 
 // update is the set's part of an update of pods.

@@ -254,13 +254,26 @@ func (u *PodUpdate) untilNextAvailable() time.Duration {
 	return next
 }
 
-// HasFailingSidecar is true when a sidecar can not be started in some pod: a rollout that brought it does not end by waiting.
-func (u *PodUpdate) HasFailingSidecar() bool {
-	return slices.ContainsFunc(u.Pods, func(pod Pod) bool {
-		return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool {
-			return slices.ContainsFunc(set.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].Failing })
-		})
-	})
+// startsUp is how long a sidecar that runs is given to become ready before a rollout that brought it is not waited for any longer.
+const startsUp = 30 * time.Second
+
+// UntilHopeless tells whether a rollout that brought these pods does not end by waiting, because a sidecar can not be started or does not become
+// ready, and otherwise after how long that is so if nothing happens; zero when it is not.
+func (u *PodUpdate) UntilHopeless() (wait time.Duration, hopeless bool) {
+	for i := range u.Pods {
+		for j := range u.Sets {
+			for _, sidecar := range u.Sets[j].Sidecars {
+				container := u.Pods[i].Containers[sidecar.Name]
+				if container.RunningSince.IsZero() || !container.AvailableSince.IsZero() {
+					hopeless = hopeless || container.Failing
+					continue
+				}
+				remaining := container.RunningSince.Add(startsUp).Sub(u.Now)
+				wait, hopeless = soonest(wait, remaining), hopeless || remaining <= 0
+			}
+		}
+	}
+	return wait, hopeless
 }
 
 // onlyPartitioned is true when no set has pods left that its partition would let go.

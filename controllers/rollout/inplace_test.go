@@ -251,18 +251,30 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-func TestHasFailingSidecar(t *testing.T) {
-	fails := func(container string) PodUpdate {
-		pod := makePod("b", old)
-		broken := pod.Containers[container]
-		broken.Failing = true
-		pod.Containers[container] = broken
-		return makeUpdate(makePod("a", old), pod)
-	}
-	for container, want := range map[string]bool{"agent": true, "web": false} {
-		if update := fails(container); update.HasFailingSidecar() != want {
-			t.Errorf("%s fails: a failing sidecar is seen: %v", container, !want)
-		}
+func TestUntilHopeless(t *testing.T) {
+	since := func(ago time.Duration) Container { return Container{RunningSince: noon.Add(-ago)} }
+	for name, test := range map[string]struct {
+		name      string
+		container Container
+		wait      time.Duration
+		hopeless  bool
+	}{
+		"all is well":                           {"agent", makePod("b", old).Containers["agent"], 0, false},
+		"a sidecar can not be started":          {"agent", Container{Failing: true}, 0, true},
+		"a sidecar is being started":            {"agent", Container{}, 0, false},
+		"a sidecar is getting ready":            {"agent", since(10 * time.Second), 20 * time.Second, false},
+		"a sidecar does not get ready":          {"agent", since(30 * time.Second), 0, true},
+		"the application can not be started":    {"web", Container{Failing: true}, 0, false},
+		"the application does not become ready": {"web", since(time.Hour), 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := makePod("b", old)
+			pod.Containers[test.name] = test.container
+			update := makeUpdate(makePod("a", old), pod)
+			if wait, hopeless := update.UntilHopeless(); wait != test.wait || hopeless != test.hopeless {
+				t.Errorf("hopeless: %v, or after %v", hopeless, wait)
+			}
+		})
 	}
 }
 
