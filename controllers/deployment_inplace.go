@@ -133,7 +133,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		}
 		log.FromContext(ctx).Info("Updated pod", "Pod", klog.KRef(observed.deployment.Namespace, patch.Pod.Name), "revisions", patch.Revisions())
 	}
-	if plan.Changed && len(step.Updates) == 0 && (step.Done || update.Desired == 0) {
+	if plan.Changed && len(step.Updates) == 0 && (step.Done || step.Vacant || update.Desired == 0) {
 		return r.beginPromotion(ctx, observed, plan, result)
 	}
 	return result, nil

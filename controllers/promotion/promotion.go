@@ -133,7 +133,7 @@ type Step struct {
 	Recheck time.Duration
 }
 
-// Next returns the next step. Without an intent it is asked only when every pod is available at the new revision.
+// Next returns the next step. Without an intent it is asked only when every pod is available at the new revision, or there is none.
 func Next(snapshot Snapshot) Step {
 	if snapshot.Intent == nil {
 		return start(snapshot)
@@ -154,6 +154,9 @@ func start(snapshot Snapshot) Step {
 		if rs.SpecReplicas > 0 || rs.Replicas > 0 {
 			running = append(running, rs)
 		}
+	}
+	if len(running) == 0 && deployment.Paused {
+		return Step{Action: ApplyPlainly, Reason: "there are no pods, and a pause keeps it so"}
 	}
 	if len(running) != 1 || running[0].Template != deployment.Template {
 		return Step{Action: Wait, Reason: "the Deployment is rolling out"}

@@ -90,6 +90,8 @@ func TestNext(t *testing.T) {
 
 		// Trap f: no pods.
 		{"f: without replicas the template is applied", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.SpecReplicas = 0 }), Step{Action: ApplyPlainly}},
+		{"f: paused before it had any, the template is applied", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.Paused, s.ReplicaSets = true, nil }), Step{Action: ApplyPlainly}},
+		{"f: pods that are to come are waited for", with(makeSnapshot(), func(s *Snapshot) { s.ReplicaSets = nil }), Step{Action: Wait}},
 
 		// Scaling under way.
 		{"scaled in the middle", with(patched(1), func(s *Snapshot) {

@@ -44,7 +44,9 @@ type PodStep struct {
 	Updates []PodPatch
 	// Done is true when every pod runs every set's revision and is available with it.
 	Done bool
-	// Partitioned is true when only partitions keep pods at old revisions.
+	// Vacant is true when there is no pod, and no partition that would have pods born at old revisions.
+	Vacant bool
+	// Partitioned is true when only partitions keep pods, or those that are to come, at old revisions.
 	Partitioned bool
 	// BlockedByDisruptionBudget is true when a PodDisruptionBudget alone keeps pods from being updated.
 	BlockedByDisruptionBudget bool
@@ -172,6 +174,11 @@ func NextPods(update PodUpdate) PodStep {
 			patch.Sets = append(patch.Sets, update.Sets[set])
 		}
 		step.Updates = append(step.Updates, patch)
+	}
+	if len(pods) == 0 {
+		step.Partitioned = slices.ContainsFunc(update.Sets, func(set SetUpdate) bool { return Partition(set.Partition, update.Desired) > 0 })
+		step.Vacant = !step.Partitioned
+		return step
 	}
 	step.Partitioned = step.Partitioned && len(step.Updates) == 0 && update.onlyPartitioned()
 	return step

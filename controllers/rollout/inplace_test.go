@@ -67,7 +67,7 @@ func TestNextPods(t *testing.T) {
 		update PodUpdate
 		change func(*PodUpdate)
 		want   string
-		state  string // "done", "partitioned", "disruption budget"
+		state  string // "done", "vacant", "partitioned", "disruption budget"
 	}{
 		{name: "one at a time", update: three(), want: "a"},
 		{name: "the youngest first", update: makeUpdate(makePod("a", old), created(makePod("b", old), time.Minute)), want: "b"},
@@ -88,6 +88,8 @@ func TestNextPods(t *testing.T) {
 			u.Pods[0].Containers["agent"] = Container{Image: current}
 		}},
 		{name: "a missing pod is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) { u.Desired = 2 }},
+		{name: "no pod is there", update: makeUpdate(), change: func(u *PodUpdate) { u.Desired = 2 }, state: "vacant"},
+		{name: "no pod is there, and a partition", update: makeUpdate(), change: func(u *PodUpdate) { u.Desired, u.Sets[0].Partition = 2, number(1) }, state: "partitioned"},
 		{name: "a pod whose last update the kubelet has not seen is not updated again", update: makeUpdate(makePod("a", old), notReady(makePod("b", old))), change: func(u *PodUpdate) {
 			u.Pods[1].Update, u.Pods[1].Observed = &InPlaceUpdate{}, false
 			u.Sets[0].MaxUnavailable = number(2)
@@ -130,6 +132,8 @@ func TestNextPods(t *testing.T) {
 			switch {
 			case step.Done:
 				state = "done"
+			case step.Vacant:
+				state = "vacant"
 			case step.Partitioned:
 				state = "partitioned"
 			case step.BlockedByDisruptionBudget:
