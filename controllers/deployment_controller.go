@@ -25,7 +25,8 @@ const (
 	// slipSettles is how old an order slip has to be before it is acted upon, so that sets that are created together make one
 	// template change. Managed fields tell the time of a write in whole seconds, so this waits for one second at least.
 	slipSettles = 2 * time.Second
-	// slipObserved is how long at most the Deployment controller is given to see the slip: what it then writes would have ours refused.
+	// slipObserved is how long at most the Deployment controller is given to see the slip: what it then writes would have ours refused. A revision
+	// that comes into the cache after the slip that names it is given the same time.
 	slipObserved = 5 * time.Second
 	// tryAgain is after how long a template that the API server refused is sent once more, if nothing happens before.
 	tryAgain = time.Minute
@@ -37,6 +38,7 @@ type deploymentReconciler struct {
 	writer    *writer
 	renderer  *injection.Renderer
 	refusals  *refusals
+	unseen    *unseen
 	summaries *summaries
 	recorder  events.EventRecorder
 	now       func() time.Time
@@ -52,6 +54,7 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	if observed == nil {
 		r.summaries.put(request.NamespacedName, nil)
 		r.refusals.forget(request.NamespacedName)
+		r.unseen.forget(request.NamespacedName)
 		return reconcile.Result{}, nil
 	}
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
@@ -162,28 +165,31 @@ func (r *deploymentReconciler) tooYoung(observed *workloadObservation, plan *inj
 		}
 	}
 	if plan.Changed || observed.misses() {
-		return r.untilSettled(observed.deployment)
+		return r.untilSettled(observed)
 	}
 	return 0
 }
 
 // untilSettled is how long the slip has to be left alone. A clock that differs from the API server's makes it shorter, never longer. A slip
 // that is not ours is one that a rollback restored: the sets' controller puts it right.
-func (r *deploymentReconciler) untilSettled(deployment *appsv1.Deployment) time.Duration {
+func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.Duration {
+	wait := r.untilSlipIsOld(observed.deployment, slipSettles)
+	if wait == 0 && (observed.misses() || !rolloutOf(observed.deployment).Observed) {
+		return r.untilSlipIsOld(observed.deployment, slipObserved)
+	}
+	return wait
+}
+
+func (r *deploymentReconciler) untilSlipIsOld(deployment *appsv1.Deployment, old time.Duration) time.Duration {
+	written := slipWritten(deployment)
 	if len(slipOf(deployment)) == 0 {
 		return 0
 	}
-	written := slipWritten(deployment)
 	if written.IsZero() {
-		return slipSettles
+		return old
 	}
-	age := r.now().Sub(written)
-	observed := rolloutOf(deployment).Observed
-	switch {
-	case age >= 0 && age < slipSettles:
-		return slipSettles - age
-	case age >= 0 && age < slipObserved && !observed:
-		return slipObserved - age
+	if age := r.now().Sub(written); age >= 0 && age < old {
+		return old - age
 	}
 	return 0
 }
@@ -214,6 +220,7 @@ func (o *workloadObservation) tellMissing(result *outcome) {
 				Reason:  v1alpha1.ReasonPreflightFailed,
 				Message: fmt.Sprintf("the ControllerRevision %q that it was assigned is gone: change the set, or unpause it, to have it made again", set.Revision),
 			}
+			result.recheck = soonest(result.recheck, tryAgain)
 		}
 	}
 }

@@ -120,11 +120,18 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
 	update := observed.podUpdate(plan)
 	update.Now = r.now()
+	if wait := r.unseen.wait(client.ObjectKeyFromObject(observed.deployment), observed.pods, update.Now); wait > 0 {
+		for i := range update.Sets {
+			result.phases[update.Sets[i].Key] = rollout.UpdatingPods
+		}
+		result.recheck = soonest(result.recheck, wait)
+		return result, nil
+	}
 	step := rollout.NextPods(update)
 	result.tell(update, step, plan)
 	for i := range step.Updates {
 		patch := &step.Updates[i]
-		err := client.IgnoreNotFound(r.writer.updatePod(ctx, observed.deployment.Namespace, patch, update.Now))
+		err := r.updatePod(ctx, observed, patch, update.Now)
 		if isRefusal(err) {
 			return r.fallBack(ctx, observed, plan, result, err)
 		}
@@ -137,6 +144,17 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		return r.beginPromotion(ctx, observed, plan, result)
 	}
 	return result, nil
+}
+
+// updatePod updates a pod, and remembers it until the cache shows it, unless it was refused.
+func (r *deploymentReconciler) updatePod(ctx context.Context, observed *workloadObservation, patch *rollout.PodPatch, now time.Time) error {
+	name := client.ObjectKeyFromObject(observed.deployment)
+	r.unseen.remember(name, patch.Pod.UID, patch.Record(now), now)
+	err := client.IgnoreNotFound(r.writer.updatePod(ctx, name.Namespace, patch, now))
+	if isStale(err) || isRefusal(err) {
+		r.unseen.forget(name, patch.Pod.UID)
+	}
+	return err
 }
 
 // tell says of the sets in an update how far they are, and why they wait.

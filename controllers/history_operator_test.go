@@ -98,7 +98,7 @@ func newProcess(ctx context.Context, laboratory *laboratory, server *apiServer) 
 	writer := &writer{client: api}
 	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, recorder: recorder})
 	p.deployments = &deploymentReconciler{
-		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), recorder: recorder,
+		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), recorder: recorder,
 		now: func() time.Time { return p.server.now },
 	}
 	p.cache = newLagging(p.server, p.see, allKinds...)
@@ -318,24 +318,30 @@ func (r cachedReader) List(_ context.Context, list client.ObjectList, options ..
 	objects := r.process.cache.objects[kindOf(list)]
 	switch list := list.(type) {
 	case *appsv1.DeploymentList:
-		list.Items = listed[appsv1.Deployment](objects, keep)
+		list.Items = listed[appsv1.Deployment](objects, keep, asked)
 	case *appsv1.ReplicaSetList:
-		list.Items = listed[appsv1.ReplicaSet](objects, keep)
+		list.Items = listed[appsv1.ReplicaSet](objects, keep, asked)
 	case *corev1.PodList:
-		list.Items = listed[corev1.Pod](objects, keep)
+		list.Items = listed[corev1.Pod](objects, keep, asked)
 	case *policyv1.PodDisruptionBudgetList:
-		list.Items = listed[policyv1.PodDisruptionBudget](objects, keep)
+		list.Items = listed[policyv1.PodDisruptionBudget](objects, keep, asked)
 	case *v1alpha1.SidecarSetList:
-		list.Items = listed[v1alpha1.SidecarSet](objects, keep)
+		list.Items = listed[v1alpha1.SidecarSet](objects, keep, asked)
 	case *appsv1.ControllerRevisionList:
-		list.Items = listed[appsv1.ControllerRevision](objects, keep)
+		list.Items = listed[appsv1.ControllerRevision](objects, keep, asked)
 	}
 	return nil
 }
 
-func listed[T any](objects map[string]client.Object, keep func(client.Object) bool) (items []T) {
+func listed[T any](objects map[string]client.Object, keep func(client.Object) bool, asked *client.ListOptions) (items []T) {
 	for _, object := range sorted[client.Object](objects) {
-		if typed, ok := any(object.DeepCopyObject()).(*T); ok && keep(object) {
+		if !keep(object) {
+			continue
+		}
+		if asked.UnsafeDisableDeepCopy == nil || !*asked.UnsafeDisableDeepCopy {
+			object = copyOf(object)
+		}
+		if typed, ok := any(object).(*T); ok {
 			items = append(items, *typed)
 		}
 	}

@@ -62,8 +62,10 @@ func slipOf(deployment *appsv1.Deployment) map[string]string {
 func slipWritten(deployment *appsv1.Deployment) time.Time {
 	for i := range deployment.ManagedFields {
 		entry := &deployment.ManagedFields[i]
-		fields, err := injection.ParseFields(entry)
-		if err == nil && isSlipEntry(entry) && entry.Time != nil && fields.Has(slipField) {
+		if !isSlipEntry(entry) || entry.Time == nil {
+			continue
+		}
+		if fields, err := injection.ParseFields(entry); err == nil && fields.Has(slipField) {
 			return entry.Time.Time
 		}
 	}

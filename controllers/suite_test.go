@@ -92,7 +92,7 @@ func newWorld(ctx context.Context) *world {
 	observer := &observer{cache: uncached{operator}, live: operator, summaries: summaries, operatorNamespace: "sidecarset-system"}
 	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder}
 	w.deployments = &deploymentReconciler{
-		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), recorder: w.recorder,
+		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), recorder: w.recorder,
 		now: func() time.Time { return time.Now().Add(w.ahead) },
 	}
 	return w

@@ -82,7 +82,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
 	}
 	deployments := &deploymentReconciler{
-		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(),
+		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
 		recorder: sets.recorder, now: time.Now,
 	}
 	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {

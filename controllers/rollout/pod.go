@@ -5,6 +5,7 @@ package rollout
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -66,6 +67,11 @@ type InPlaceUpdate struct {
 	StartedAt time.Time         `json:"startedAt"`
 	// Containers are those that it restarts, as they were: they have restarted when they have other IDs.
 	Containers map[string]StartedContainer `json:"containers"`
+}
+
+// Equal is true of records of the same update. There is none that equals nil.
+func (u *InPlaceUpdate) Equal(other *InPlaceUpdate) bool {
+	return other != nil && u.StartedAt.Equal(other.StartedAt) && maps.Equal(u.Revisions, other.Revisions) && maps.Equal(u.Containers, other.Containers)
 }
 
 // StartedContainer is a container as it was before an in-place update.
