@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/runtime"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -19,42 +22,30 @@ import (
 	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
-func setting(t *testing.T, name string, otherwise uint64) uint64 {
-	t.Helper()
-	value, set := os.LookupEnv(name)
-	if !set {
-		return otherwise
-	}
-	number, err := strconv.ParseUint(value, 10, 64)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return number
-}
-
-// TestHistories drives the operator through random histories and looks at I1 to I8 at every step:
+// TestHistories drives the operator through random histories of a cluster and looks at I1 to I8 at every step. History n of a run has the
+// seed HISTORY_SEED+n-1. The seed of the default run is fixed, so that a change is judged by itself and not by luck. To explore:
 //
-//	go test -tags histories -run TestHistories ./controllers
+//	HISTORY_SEED=random HISTORY_COUNT=5000 go test -run TestHistories ./controllers -timeout 1h
 //
-// It is not part of "make test" yet, because it still finds what is not solved: a pod that is updated once more in the moment in which
-// the kubelet restarts one of its containers can be taken for available too early (I2), and a sidecar that starts and never gets ready keeps
-// a rollout waiting, and the correction with it, until the Deployment's progressDeadlineSeconds are over (convergence).
+// and to be told the story of one history: HISTORY_SEED=<its seed> HISTORY_COUNT=1.
 func TestHistories(t *testing.T) {
-	seed, count := setting(t, "HISTORY_SEED", rand.Uint64()>>1), setting(t, "HISTORY_COUNT", 1000)
+	const enough = 3 // failures of a worker are enough to look at
+	seed, count := setting(t, "HISTORY_SEED", 1), setting(t, "HISTORY_COUNT", 1000)
 	t.Logf("HISTORY_SEED=%d HISTORY_COUNT=%d", seed, count)
+	t.Cleanup(collectLessGarbage())
 	laboratory := newLaboratory(t)
-	const workers = 2
-	for worker := range uint64(workers) {
+	workers := min(uint64(runtime.GOMAXPROCS(0)), count)
+	for worker := range workers {
 		t.Run(fmt.Sprintf("worker %d", worker), func(t *testing.T) {
 			t.Parallel()
-			for i, failed := worker, 0; i < count && failed < 5; i += workers {
+			for i, failures := worker, 0; i < count && failures < enough; i += workers {
 				h := newHistory(log.IntoContext(t.Context(), klog.Logger{}), laboratory, seed+i)
 				problem := h.live()
 				if problem == "" {
 					continue
 				}
-				failed++
-				t.Errorf("history %d: %s\n(its story: HISTORY_SEED=%d HISTORY_COUNT=1)", i+1, problem, seed+i)
+				failures++
+				t.Errorf("history %d: %s\nits story: HISTORY_SEED=%d HISTORY_COUNT=1 go test -run TestHistories ./controllers", i+1, problem, seed+i)
 				if count == 1 {
 					t.Log("\n" + h.story())
 				}
@@ -63,14 +54,53 @@ func TestHistories(t *testing.T) {
 	}
 }
 
+// A history that fails has to come again to be understood.
+func TestHistoriesComeAgain(t *testing.T) {
+	laboratory := newLaboratory(t)
+	for seed := range uint64(5) {
+		var stories [2][]string
+		for i := range stories {
+			h := newHistory(log.IntoContext(t.Context(), klog.Logger{}), laboratory, seed)
+			h.live()
+			stories[i] = h.lines
+		}
+		if !slices.Equal(stories[0], stories[1]) {
+			t.Errorf("the history of seed %d goes another way the second time", seed)
+		}
+	}
+}
+
+// setting is a number that the environment may set, or "random".
+func setting(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	value, set := os.LookupEnv(name)
+	switch {
+	case !set:
+		return otherwise
+	case value == "random":
+		return rand.Uint64N(1 << 40)
+	}
+	number, err := strconv.ParseUint(value, 10, 64)
+	if err != nil {
+		t.Fatalf("%s is neither a number nor random: %v", name, err)
+	}
+	return number
+}
+
+// collectLessGarbage saves a third of the time: histories are small and short. It returns what undoes it.
+func collectLessGarbage() (undo func()) {
+	percent := debug.SetGCPercent(800)
+	return func() { debug.SetGCPercent(percent) }
+}
+
 func newLaboratory(t *testing.T) *laboratory {
 	t.Helper()
 	fields, err := newFieldManager()
 	if err != nil {
 		t.Fatal(err)
 	}
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+	scheme := apiruntime.NewScheme()
+	for _, add := range []func(*apiruntime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
