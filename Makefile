@@ -38,6 +38,18 @@ docker-build: ## Build the image IMG.
 kubernetes: ## Build what is missing in bin/k8s: etcd, the control plane, kubectl, kwok. KUBERNETES_BINARIES="kubelet" for others.
 	@hack/kubernetes/build $(KUBERNETES_BINARIES)
 
+# Before minutes of building.
+.PHONY: check-node
+check-node:
+	@go run ./hack/localcluster/cmd -check
+
+.PHONY: node
+node: kubernetes bin/k8s/containerd bin/k8s/containerd-shim-runc-v2 ## Build what a real node needs besides: kubelet, containerd.
+	@hack/kubernetes/build kubelet
+
+bin/k8s/containerd bin/k8s/containerd-shim-runc-v2: hack/containerd/go.mod hack/containerd/go.sum
+	cd hack/containerd && $(GO_BUILD) -o ../../$@ github.com/containerd/containerd/v2/cmd/$(@F)
+
 .PHONY: clean
 clean: ## Remove all that was built.
 	find bin ! -path bin ! -path bin/.gitignore -delete
@@ -52,6 +64,10 @@ test: kubernetes build ## Run all tests: tables, controllers on a real API serve
 .PHONY: model
 model: ## Search the model of the promotion, docs/promotion.pml, for what can go wrong. Needs spin and gcc.
 	@hack/model/check
+
+.PHONY: test-e2e
+test-e2e: check-node node ## Run the tests that look at real containers, as root on Linux: kubelet, containerd and runc in namespaces of their own.
+	go test -count=1 -timeout=30m $(TEST_FLAGS) ./test/e2e -real-node
 
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linters that .golangci.yml chooses.
@@ -80,8 +96,9 @@ docs: bin/crd-ref-docs ## Generate docs/api.md from the types.
 	bin/crd-ref-docs --log-level=ERROR --source-path=api --config=hack/docs/crd-ref-docs.yaml --renderer=markdown --output-path=docs/api.md
 
 .PHONY: tidy
-tidy: ## Tidy go.mod and go.sum of all three modules.
+tidy: ## Tidy go.mod and go.sum of all modules.
 	go mod tidy
+	cd hack/containerd && go mod tidy
 	cd hack/kubernetes && go mod tidy
 	cd hack/tools && go mod tidy
 

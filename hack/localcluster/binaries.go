@@ -27,11 +27,26 @@ func findBinDir() (string, error) {
 	}
 }
 
-func checkBinaries(binDir string) error {
-	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"} {
-		if _, err := os.Stat(filepath.Join(binDir, name)); err != nil {
-			return fmt.Errorf("%s not found: run `make kubernetes` first", filepath.Join(binDir, name))
+func checkBinaries(options Options) error {
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		if err := checkBinary(options.BinDir, name, "kubernetes"); err != nil {
+			return err
 		}
+	}
+	if !options.RealNode {
+		return checkBinary(options.BinDir, "kwok", "kubernetes")
+	}
+	for _, name := range []string{"kubelet", "containerd", "containerd-shim-runc-v2"} {
+		if err := checkBinary(options.BinDir, name, "node"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkBinary(binDir, name, target string) error {
+	if _, err := os.Stat(filepath.Join(binDir, name)); err != nil {
+		return fmt.Errorf("%s not found: run `make %s` first", filepath.Join(binDir, name), target)
 	}
 	return nil
 }

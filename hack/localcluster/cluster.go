@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -25,8 +26,10 @@ type Options struct {
 	BinDir string
 	// CRDPaths are files or directories of CustomResourceDefinitions, installed before Start returns.
 	CRDPaths []string
-	// Nodes is the number of nodes, practically without limits for pods. Default: 1.
+	// Nodes is the number of simulated nodes, practically without limits for pods. Default: 1.
 	Nodes int
+	// RealNode has one node that runs containers, in place of the simulated ones. It needs what CheckRequirements says.
+	RealNode bool
 	// Audit has the API server write down every write request, for Cluster.Writes.
 	Audit bool
 	// Log gets a line per step. Default: nothing is logged.
@@ -43,6 +46,8 @@ type Cluster struct {
 	Dir string
 	// ControllerManager can be stopped and started again: nothing rolls out meanwhile.
 	ControllerManager *Process
+	// Node is the real one, if Options asked for it.
+	Node *Node
 
 	env      *envtest.Environment
 	lifeline *lifeline
@@ -77,7 +82,11 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 
 // Stop ends all of the cluster's processes, those of Run included, and removes its files.
 func (c *Cluster) Stop() error {
-	return c.lifeline.cut()
+	err := c.lifeline.cut()
+	if c.Node != nil {
+		err = errors.Join(err, c.Node.close())
+	}
+	return err
 }
 
 func withDefaults(options Options) (Options, error) {
@@ -87,13 +96,22 @@ func withDefaults(options Options) (Options, error) {
 	if options.Log == nil {
 		options.Log = io.Discard
 	}
+	var err error
 	if options.BinDir == "" {
-		var err error
 		if options.BinDir, err = findBinDir(); err != nil {
 			return options, err
 		}
 	}
-	return options, checkBinaries(options.BinDir)
+	if options.BinDir, err = filepath.Abs(options.BinDir); err != nil { // a program in another mount namespace has another directory
+		return options, err
+	}
+	if options.RealNode {
+		options.Nodes = 1
+		if err := CheckRequirements(); err != nil {
+			return options, err
+		}
+	}
+	return options, checkBinaries(options)
 }
 
 func (c *Cluster) start(ctx context.Context, options Options) error {
@@ -105,20 +123,28 @@ func (c *Cluster) start(ctx context.Context, options Options) error {
 	if c.client, err = client.New(c.Config, client.Options{}); err != nil {
 		return err
 	}
-	if err := c.createNodes(ctx, options.Nodes); err != nil {
-		return err
-	}
-	if err := c.startComponents(ctx, options.BinDir); err != nil {
+	if err := c.startNodes(ctx, options); err != nil {
 		return err
 	}
 	if err := c.waitForServiceAccount(ctx); err != nil {
 		return err
 	}
-	if err := c.waitForNodes(ctx); err != nil {
+	if err := c.waitForNodes(ctx, options.Nodes); err != nil {
 		return err
 	}
 	c.progress("%d node(s) ready", options.Nodes)
 	return nil
+}
+
+// startNodes starts the nodes, and the components with them. Simulated nodes have to be there before kwok is.
+func (c *Cluster) startNodes(ctx context.Context, options Options) error {
+	if options.RealNode {
+		return errors.Join(c.startComponents(ctx, options), c.startNode(ctx, options.BinDir))
+	}
+	if err := c.createNodes(ctx, options.Nodes); err != nil {
+		return err
+	}
+	return c.startComponents(ctx, options)
 }
 
 // waitForServiceAccount returns when pods can be made in the default namespace, which proves the controller manager.
@@ -130,15 +156,15 @@ func (c *Cluster) waitForServiceAccount(ctx context.Context) error {
 	})
 }
 
-// waitForNodes returns when pods can be scheduled, which takes kwok (Ready) and the controller manager (no taint).
-func (c *Cluster) waitForNodes(ctx context.Context) error {
+// waitForNodes returns when pods can be scheduled, which takes kwok or the kubelet (Ready) and the controller manager (no taint).
+func (c *Cluster) waitForNodes(ctx context.Context, count int) error {
 	return waitFor(ctx, "the nodes", func(ctx context.Context) (bool, error) {
 		var nodes corev1.NodeList
 		if err := c.client.List(ctx, &nodes); err != nil {
 			return false, err
 		}
 		isWaiting := func(node corev1.Node) bool { return !isReady(node) || len(node.Spec.Taints) > 0 }
-		return !slices.ContainsFunc(nodes.Items, isWaiting), nil
+		return len(nodes.Items) == count && !slices.ContainsFunc(nodes.Items, isWaiting), nil
 	})
 }
 

@@ -75,13 +75,17 @@ func (c *Cluster) kwok() component {
 }
 
 // startComponents starts all of them before it waits for the first: they need about the same time.
-func (c *Cluster) startComponents(ctx context.Context, binDir string) error {
+func (c *Cluster) startComponents(ctx context.Context, options Options) error {
 	if err := os.WriteFile(c.lifeline.path("kwok.yaml"), kwokConfig, 0o600); err != nil {
 		return err
 	}
+	components := []component{c.controllerManager(), scheduler()}
+	if !options.RealNode {
+		components = append(components, c.kwok())
+	}
 	var processes []*Process
-	for _, component := range []component{c.controllerManager(), scheduler(), c.kwok()} {
-		process, err := c.launchComponent(binDir, component)
+	for _, component := range components {
+		process, err := c.launchComponent(options.BinDir, component)
 		if err != nil {
 			return err
 		}

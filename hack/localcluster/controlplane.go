@@ -101,11 +101,18 @@ func (c *Cluster) configureAPIServer(options Options, log *os.File) error {
 		Set("max-requests-inflight", "2000").
 		Set("max-mutating-requests-inflight", "1000")
 	c.env.ControlPlane.APIServer = server
-	if !options.Audit {
-		return nil
+	if options.Audit {
+		server.Configure().Set("audit-policy-file", c.lifeline.path("audit-policy.yaml")).Set("audit-log-path", c.auditLog())
 	}
-	server.Configure().Set("audit-policy-file", c.lifeline.path("audit-policy.yaml")).Set("audit-log-path", c.auditLog())
-	return os.WriteFile(c.lifeline.path("audit-policy.yaml"), auditPolicy, 0o600)
+	if options.RealNode {
+		server.Configure().
+			Set("egress-selector-config-file", c.lifeline.path("egress.yaml")).
+			Set("kubelet-preferred-address-types", "InternalIP") // nobody resolves a node's name
+	}
+	return errors.Join(
+		os.WriteFile(c.lifeline.path("audit-policy.yaml"), auditPolicy, 0o600),
+		os.WriteFile(c.lifeline.path("egress.yaml"), []byte(c.expand(egressConfig)), 0o600),
+	)
 }
 
 // kubeconfigFor provisions an administrator under a component's own name, so that audit logs tell who did what.

@@ -36,6 +36,8 @@ type Program struct {
 	Env []string
 	// Healthz is a URL that answers 200 when the program works. If empty, nothing is waited for.
 	Healthz string
+
+	dial dialFunc // how to reach Healthz, if it is elsewhere
 }
 
 // Process is a running Program. It can be stopped, killed and started again; it is not safe for concurrent use.
@@ -147,7 +149,7 @@ func (p *Process) waitHealthy(ctx context.Context) error {
 		return nil
 	}
 	// The serving certificates are the programs' own, made at their start: nobody could vouch for them.
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DialContext: p.dial}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: stopTimeout}
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, startTimeout, true, func(ctx context.Context) (bool, error) {

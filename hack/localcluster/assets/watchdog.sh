@@ -16,4 +16,14 @@ while read -r pid; do
 		sleep 0.05
 	done
 done <"$dir/pids"
+
+# What else ran on a real node is in its cgroups. A cgroup can be removed when the last of them is gone, and with it all mounts.
+name=${dir##*/}
+for cgroup in /sys/fs/cgroup/"$name" /sys/fs/cgroup/*/"$name"; do
+	while [ -d "$cgroup" ]; do
+		find "$cgroup" -name cgroup.procs -exec cat {} + | xargs -r kill -9
+		find "$cgroup" -depth -type d -exec rmdir {} +
+		sleep 0.05
+	done 2>/dev/null
+done
 rm -rf "$dir"

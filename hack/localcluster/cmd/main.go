@@ -28,9 +28,14 @@ func run(ctx context.Context) error {
 	options := localcluster.Options{Log: os.Stderr}
 	flag.StringVar(&options.BinDir, "bin-dir", "", "directory of the Kubernetes binaries (default: the repository's bin/k8s)")
 	flag.IntVar(&options.Nodes, "nodes", 1, "number of simulated nodes")
+	flag.BoolVar(&options.RealNode, "real-node", false, "have one node that runs containers, which takes root, in place of simulated ones")
 	flag.BoolVar(&options.Audit, "audit", false, "write every write request to audit.log in the cluster's directory")
 	crds := flag.String("crds", "", "comma-separated files or directories of CustomResourceDefinitions to install")
+	check := flag.Bool("check", false, "only say what a real node needs and this machine has not")
 	flag.Parse()
+	if *check {
+		return localcluster.CheckRequirements()
+	}
 	if *crds != "" {
 		options.CRDPaths = strings.Split(*crds, ",")
 	}
