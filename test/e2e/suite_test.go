@@ -7,6 +7,7 @@
 package e2e
 
 import (
+	"flag"
 	"path/filepath"
 	"testing"
 	"time"
@@ -30,6 +31,12 @@ const (
 	settled = 3 * time.Second
 )
 
+// realNode says where pods run: on a real node, or on simulated ones. Each spec is for one of the two.
+var realNode = flag.Bool("real-node", false, "run the specs that look at real containers, and only those; takes Linux and root")
+
+// onRealNode marks the specs that look at real containers.
+var onRealNode = Label("RealNode")
+
 var (
 	cluster  *localcluster.Cluster
 	operator *localcluster.Process
@@ -45,13 +52,20 @@ func TestEndToEnd(t *testing.T) {
 	SetDefaultConsistentlyDuration(settled)
 	SetDefaultConsistentlyPollingInterval(interval)
 	EnforceDefaultTimeoutsWhenUsingContexts()
-	RunSpecs(t, "End to end")
+	suite, reporter := GinkgoConfiguration()
+	where := "!" + onRealNode[0]
+	if *realNode {
+		where = onRealNode[0]
+	}
+	suite.LabelFilter = where
+	RunSpecs(t, "End to end", suite, reporter)
 }
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	binary := startBuild()
+	expectNothingLeft()
 	var err error
-	cluster, err = localcluster.Start(ctx, localcluster.Options{BinDir: binDir, Audit: true, Log: GinkgoWriter})
+	cluster, err = localcluster.Start(ctx, localcluster.Options{BinDir: binDir, RealNode: *realNode, Audit: true, Log: GinkgoWriter})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() error { return cluster.Stop() })
 
