@@ -39,6 +39,7 @@ func (c *Cluster) controllerManager() component {
 			return []string{
 				"--kubeconfig=" + kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=" + port,
 				"--service-account-private-key-file=" + filepath.Join(c.certDir(), "sa-signer.key"), "--root-ca-file=" + c.caFile(),
+				"--flex-volume-plugin-dir=" + c.lifeline.path("volume-plugins"), // it makes one, as root even below /usr
 				"--concurrent-deployment-syncs=20", "--concurrent-replicaset-syncs=20",
 				"--kube-api-qps=" + clientQPS, "--kube-api-burst=" + clientBurst,
 			}
