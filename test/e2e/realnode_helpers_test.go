@@ -227,7 +227,7 @@ func (c *clients) expectNoFailure(pods int) {
 	took := time.Since(c.started)
 	Expect(c.failures).To(BeEmpty())
 	Expect(c.answers).To(HaveLen(pods))
-	// A busy machine is late for some.
-	Expect(c.answers).To(HaveEach(BeNumerically(">=", took/requestEvery/4)), "in %s", took)
+	// A busy machine is late for many.
+	Expect(c.answers).To(HaveEach(BeNumerically(">=", took/requestEvery/10)), "in %s", took)
 	AddReportEntry(fmt.Sprintf("requests answered within %.1f s: %v", took.Seconds(), c.answers))
 }
