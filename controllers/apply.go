@@ -39,7 +39,6 @@ type templateWrite struct {
 	plan *injection.Plan
 	// intent, when there is one, is written with the template, and pauses the Deployment.
 	intent *promotion.Intent
-	dryRun bool
 }
 
 // applyTemplate brings a Deployment's template to a plan by server-side apply, never forced. The claims that this makes on items of the
@@ -48,23 +47,46 @@ type templateWrite struct {
 //
 // changed is false when the template is the same as before.
 func (w *writer) applyTemplate(ctx context.Context, deployment *appsv1.Deployment, write templateWrite) (changed bool, err error) {
-	config := write.configuration(deployment)
-	options := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldManager)}
-	if write.dryRun {
-		options = append(options, client.DryRunAll)
-	}
-	if err := w.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(config), options...); err != nil {
-		return false, fmt.Errorf("applying the template: %w", err)
-	}
-	applied := &appsv1.Deployment{}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(config.Object, applied); err != nil {
-		return false, fmt.Errorf("reading the applied Deployment: %w", err)
+	applied, err := w.sendTemplate(ctx, deployment, write)
+	if err != nil {
+		return false, err
 	}
 	changed = !equality.Semantic.DeepEqual(deployment.Spec.Template, applied.Spec.Template)
-	if write.dryRun || write.intent != nil || !write.plan.Claims {
+	if write.intent != nil || !write.plan.Claims {
 		return changed, nil
 	}
 	return changed, w.keepFields(ctx, applied, write.plan.Keep)
+}
+
+// dryRunTemplate returns what a Deployment's template would be with a plan, or the API server's refusal of it. Nothing is changed.
+func (w *writer) dryRunTemplate(ctx context.Context, deployment *appsv1.Deployment, plan *injection.Plan) (*corev1.PodTemplateSpec, error) {
+	applied, err := w.sendTemplate(ctx, deployment, templateWrite{plan: plan}, client.DryRunAll)
+	if err != nil {
+		return nil, err
+	}
+	return &applied.Spec.Template, nil
+}
+
+// dryRunPod returns the API server's refusal of a pod. None is made.
+func (w *writer) dryRunPod(ctx context.Context, pod *corev1.Pod) error {
+	if err := w.client.Create(ctx, pod, client.DryRunAll, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+		return fmt.Errorf("trying a pod: %w", err)
+	}
+	return nil
+}
+
+// sendTemplate sends an apply, and returns the Deployment as it is then.
+func (w *writer) sendTemplate(ctx context.Context, deployment *appsv1.Deployment, write templateWrite, options ...client.ApplyOption) (*appsv1.Deployment, error) {
+	config := write.configuration(deployment)
+	options = append(options, client.FieldOwner(v1alpha1.FieldManager))
+	if err := w.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(config), options...); err != nil {
+		return nil, fmt.Errorf("applying the template: %w", err)
+	}
+	applied := &appsv1.Deployment{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(config.Object, applied); err != nil {
+		return nil, fmt.Errorf("reading the applied Deployment: %w", err)
+	}
+	return applied, nil
 }
 
 // configuration is the apply configuration of a write. Without the uid, it would create a Deployment that was deleted in the meantime.

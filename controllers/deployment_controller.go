@@ -42,6 +42,8 @@ type deploymentReconciler struct {
 	summaries *summaries
 	recorder  events.EventRecorder
 	now       func() time.Time
+
+	preflights preflights
 }
 
 // Reconcile renders all sets on a Deployment's slip at once, and reports what it saw of each.
@@ -55,6 +57,7 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		r.summaries.put(request.NamespacedName, nil)
 		r.refusals.forget(request.NamespacedName)
 		r.unseen.forget(request.NamespacedName)
+		r.preflights.forget(request.NamespacedName)
 		return reconcile.Result{}, nil
 	}
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
@@ -100,8 +103,14 @@ func (o *outcome) addProblems(problems map[string]injection.Problem) {
 	}
 }
 
-// advance takes a workload one step further, in one of three ways: a promotion goes on; a change that pods can not take goes through the
-// template; any other goes to the pods. It returns what became of it also when it failed underway.
+// addRefused adds what a preflight refused.
+func (o *outcome) addRefused(refused verdict) {
+	o.addProblems(refused.problems)
+	o.recheck = soonest(o.recheck, refused.retry)
+}
+
+// advance takes a workload one step further: a promotion goes on, or what is to be changed passes its preflight and is carried out. It returns
+// what became of it also when it failed underway.
 func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadObservation) (*outcome, error) {
 	if observed.intent != nil {
 		return r.promote(ctx, observed)
@@ -110,14 +119,27 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	if err != nil {
 		return failed(observed, err), err
 	}
-	result := newOutcome(plan.Problems)
+	result, way := newOutcome(plan.Problems), byNewPods
+	if observed.goesInPlace(plan) {
+		way = inRunningPods
+		observed.eachNew(plan, func(key string) { result.phases[key] = rollout.UpdatingPods })
+	}
 	if wait := r.tooYoung(observed, plan); wait > 0 {
 		result.recheck = soonest(result.recheck, wait)
-		if observed.goesInPlace(plan) {
-			observed.eachNew(plan, func(key string) { result.phases[key] = rollout.UpdatingPods })
-		}
 		return result, nil
 	}
+	accepted, refused, err := r.preflight(ctx, observed, plan, way)
+	if err != nil {
+		return result, err
+	}
+	result, err = r.carryOut(ctx, observed, accepted)
+	result.addRefused(refused)
+	return result, err
+}
+
+// carryOut takes a workload to a plan, in one of two ways: a change that pods can not take goes through the template, any other to the pods.
+func (r *deploymentReconciler) carryOut(ctx context.Context, observed *workloadObservation, plan *injection.Plan) (*outcome, error) {
+	result := newOutcome(plan.Problems)
 	observed.tellMissing(result)
 	switch {
 	case plan.Changed && !observed.goesInPlace(plan):

@@ -41,6 +41,7 @@ func (o *workloadObservation) isRollingOut() bool {
 	return o.deployment.Status.ObservedGeneration < o.deployment.Generation || o.hasPodsOfOtherTemplates()
 }
 
+// hasPodsOfOtherTemplates is true when there are pods, or are to be, of another template than today's.
 func (o *workloadObservation) hasPodsOfOtherTemplates() bool {
 	template := injection.TemplateIdentity(&o.deployment.Spec.Template)
 	return slices.ContainsFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool {
@@ -179,8 +180,8 @@ func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *inj
 	}
 }
 
-// fallBack lets a change go through the template that the API server refuses in running pods, because of the quality of service class, say,
-// or because PodSecurity judges the whole pod anew.
+// fallBack lets a change go through the template that the API server refuses in running pods, because of the quality of service class, say. New
+// pods have a preflight of their own.
 func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refusal error) (*outcome, error) {
 	if !plan.Changed {
 		// The template has it already: these pods were born before, and only their owner can replace them.
@@ -189,10 +190,17 @@ func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadO
 		}
 		return result, nil
 	}
+	accepted, refused, err := r.preflight(ctx, observed, plan, byNewPods)
+	if err != nil || !observed.bringsRevision(accepted) {
+		result.addRefused(refused)
+		return result, err
+	}
 	log.FromContext(ctx).Info("Updating by the Deployment's rolling update, since pods can not be updated in place", "reason", serverWords(refusal))
 	r.recorder.Eventf(observed.deployment, nil, corev1.EventTypeWarning, v1alpha1.ReasonRollingWorkloads, "Reconcile",
 		"Pods can not be updated in place, so the Deployment rolls out the change: %s", serverWords(refusal))
-	return r.applyStructurally(ctx, observed, plan)
+	result, err = r.applyStructurally(ctx, observed, accepted)
+	result.addRefused(refused)
+	return result, err
 }
 
 // snapshot is what a promotion is decided from.
@@ -256,7 +264,7 @@ func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *worklo
 	if !isRefusal(err) {
 		return err
 	}
-	accepted, narrowErr := r.narrow(ctx, observed, err)
+	accepted, narrowErr := r.narrow(ctx, observed, err, inRunningPods)
 	if narrowErr != nil {
 		return narrowErr
 	}

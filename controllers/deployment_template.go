@@ -5,6 +5,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,7 +47,7 @@ func (r *deploymentReconciler) applyStructurally(ctx context.Context, observed *
 	case !isRefusal(err) || len(observed.assigned) == 0:
 		return newOutcome(plan.Problems), err
 	}
-	accepted, err := r.narrow(ctx, observed, err)
+	accepted, err := r.narrow(ctx, observed, err, byNewPods)
 	if err != nil {
 		return newOutcome(plan.Problems), err
 	}
@@ -94,9 +95,23 @@ func (r *deploymentReconciler) takeBack(ctx context.Context, observed *workloadO
 	return errLookAgain
 }
 
-// narrow finds the sets that the API server refuses to have in the template, or to have out of it: it begins with the template as it is, and
-// lets one set after the other have its way in a dry run.
-func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObservation, refusal error) (*injection.Plan, error) {
+// narrow is a plan without the sets that the API server refuses, with its words as their problem.
+func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObservation, refusal error, way way) (*injection.Plan, error) {
+	refused, err := r.refusedSets(ctx, observed, refusal, way)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := r.holdRefused(observed, refused)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(plan.Problems, refused)
+	return plan, nil
+}
+
+// refusedSets finds the sets that the API server refuses to have in the template, or to have out of it: it begins with the template as it is,
+// and lets one set after the other have its way in a dry run.
+func (r *deploymentReconciler) refusedSets(ctx context.Context, observed *workloadObservation, refusal error, way way) (map[string]injection.Problem, error) {
 	trial := slices.Clone(observed.assigned)
 	wilful := 0
 	for i := range trial {
@@ -113,7 +128,7 @@ func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObs
 		trial[i].Held, trial[i].standing = false, set.standing
 		err := refusal
 		if wilful > 1 {
-			if err = r.dryRun(ctx, observed, trial); err != nil && !isRefusal(err) {
+			if err = r.dryRun(ctx, observed, trial, way); err != nil && !isRefusal(err) {
 				return nil, err
 			}
 		}
@@ -122,30 +137,23 @@ func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObs
 			refused[set.Key] = problemOf(err)
 		}
 	}
-	plan, err := r.renderer.Render(observed.workload, setsOfTrial(trial))
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(plan.Problems, refused)
-	return plan, nil
+	return refused, nil
 }
 
-func setsOfTrial(trial []assignedSet) []injection.Set {
-	return (&workloadObservation{assigned: trial}).sets()
-}
-
-func (r *deploymentReconciler) dryRun(ctx context.Context, observed *workloadObservation, trial []assignedSet) error {
-	plan, err := r.renderer.Render(observed.workload, setsOfTrial(trial))
+func (r *deploymentReconciler) dryRun(ctx context.Context, observed *workloadObservation, trial []assignedSet, way way) error {
+	plan, err := r.renderer.Render(observed.workload, (&workloadObservation{assigned: trial}).sets())
 	if err != nil || !plan.Changed {
 		return err
 	}
-	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, dryRun: true})
-	return err
+	return r.judge(ctx, observed, plan, way)
 }
 
 func problemOf(refusal error) injection.Problem {
 	reason := v1alpha1.ReasonPreflightFailed
-	if isFieldConflict(refusal) {
+	switch {
+	case errors.As(refusal, new(podRefusal)):
+		return injection.Problem{Reason: reason, Message: podRefusalWords(refusal)}
+	case isFieldConflict(refusal):
 		reason = v1alpha1.ReasonFieldConflict
 	}
 	return injection.Problem{Reason: reason, Message: fmt.Sprintf("the API server refuses it: %s", serverWords(refusal))}

@@ -73,8 +73,8 @@ type world struct {
 	sets        *sidecarSetReconciler
 	deployments *deploymentReconciler
 	recorder    *events.FakeRecorder
-	// writes are the requests that the operator sent, as "verb resource".
-	writes []string
+	// writes are the requests that the operator sent, as "verb resource", and tries those of them that were dry runs.
+	writes, tries []string
 	// before is called ahead of each write; an error is what the operator gets instead of an answer.
 	before func(write string) error
 	// ahead is by how much the operator's clock is ahead of the API server's.
@@ -165,16 +165,26 @@ func strip(object client.Object) error {
 	return nil
 }
 
+const dryRun = "dry-run"
+
 // intercept counts what is written, and lets specs break it.
 func (w *world) intercept() interceptor.Funcs {
 	write := func(verb string, object client.Object) error {
 		text := fmt.Sprintf("%s %T", verb, object)
-		w.writes = append(w.writes, text)
+		if verb == dryRun {
+			w.tries = append(w.tries, text)
+		} else {
+			w.writes = append(w.writes, text)
+		}
 		return w.before(text)
 	}
 	return interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
-			if err := write("create", object); err != nil {
+			verb := "create"
+			if created := (&client.CreateOptions{}).ApplyOptions(options); len(created.DryRun) > 0 {
+				verb = dryRun
+			}
+			if err := write(verb, object); err != nil {
 				return err
 			}
 			return c.Create(ctx, object, options...)
@@ -194,7 +204,7 @@ func (w *world) intercept() interceptor.Funcs {
 		Apply: func(ctx context.Context, c client.WithWatch, config runtime.ApplyConfiguration, options ...client.ApplyOption) error {
 			verb := "apply"
 			if applied := (&client.ApplyOptions{}).ApplyOptions(options); len(applied.DryRun) > 0 {
-				verb = "dry-run"
+				verb = dryRun
 			}
 			if err := write(verb, &appsv1.Deployment{}); err != nil {
 				return err
@@ -214,15 +224,15 @@ func (w *world) intercept() interceptor.Funcs {
 func (w *world) converge(ctx context.Context) {
 	GinkgoHelper()
 	for range 30 {
-		before := len(w.writes)
+		before := len(w.writes) + len(w.tries)
 		w.ahead = slipObserved
 		w.reconcileAll(ctx)
 		w.reconcileAll(ctx)
-		if len(w.writes) == before {
+		if len(w.writes)+len(w.tries) == before {
 			return
 		}
 	}
-	Fail(fmt.Sprintf("no end of writing: %v", w.writes[len(w.writes)-10:]))
+	Fail(fmt.Sprintf("no end of writing: %v, nor of trying: %v", w.writes[max(0, len(w.writes)-10):], w.tries[max(0, len(w.tries)-10):]))
 }
 
 func (w *world) reconcileAll(ctx context.Context) {

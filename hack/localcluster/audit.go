@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"time"
 )
@@ -25,6 +26,12 @@ type Write struct {
 	Response    Response  `json:"responseStatus"`
 	ReceivedAt  time.Time `json:"requestReceivedTimestamp"`
 	CompletedAt time.Time `json:"stageTimestamp"`
+}
+
+// IsDryRun is true of a request that changes nothing, whatever the answer.
+func (w *Write) IsDryRun() bool {
+	request, err := url.Parse(w.RequestURI)
+	return err == nil && request.Query().Get("dryRun") != ""
 }
 
 // ObjectRef names what a Write was about.

@@ -117,19 +117,28 @@ func writesFromNow() writeLog {
 	return writeLog{from: len(writes)}
 }
 
-// byOperator are the operator's writes in a namespace, counted by verb and resource, refused ones and dry runs included.
+// byOperator are the operator's writes in a namespace, counted by verb and resource, refused ones included.
 func (l writeLog) byOperator(namespace string) (map[string]int, error) {
+	return l.count(namespace, func(write *localcluster.Write) bool { return !write.IsDryRun() })
+}
+
+// dryRuns are what the operator tried in a namespace, counted like its writes.
+func (l writeLog) dryRuns(namespace string) (map[string]int, error) {
+	return l.count(namespace, (*localcluster.Write).IsDryRun)
+}
+
+func (l writeLog) count(namespace string, counts func(*localcluster.Write) bool) (map[string]int, error) {
 	writes, err := cluster.Writes()
 	if err != nil {
 		return nil, err
 	}
-	counts := map[string]int{}
+	result := map[string]int{}
 	for _, write := range writes[l.from:] {
-		if write.User.Name == operatorUser && write.Object.Namespace == namespace {
-			counts[what(write)]++
+		if write.User.Name == operatorUser && write.Object.Namespace == namespace && counts(&write) {
+			result[what(write)]++
 		}
 	}
-	return counts, nil
+	return result, nil
 }
 
 // outsideSpecs are the operator's writes to anything that is in no spec's namespace: it has no business there.

@@ -70,7 +70,7 @@ func (l writeLog) toDeployments(namespace string) (accepted map[string]int, refu
 	accepted = map[string]int{}
 	for _, write := range writes[l.from:] {
 		switch {
-		case write.User.Name != operatorUser || write.Object.Namespace != namespace || write.Object.Resource != "deployments":
+		case write.User.Name != operatorUser || write.Object.Namespace != namespace || write.Object.Resource != "deployments" || write.IsDryRun():
 		case write.Response.Code >= http.StatusBadRequest:
 			refused++
 		default:

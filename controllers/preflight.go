@@ -1,0 +1,217 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/sidecarset/sidecarset/controllers/injection"
+)
+
+// way is how a change reaches the pods of a workload.
+type way int
+
+const (
+	// inRunningPods patches the pods that there are.
+	inRunningPods way = iota
+	// byNewPods lets the Deployment replace them.
+	byNewPods
+)
+
+// preflight lets the API server judge a plan in a dry run, before anything of the workload is touched for a new revision: the Deployment, and
+// a pod of its template, because PodSecurity only warns about a Deployment, and a quota counts pods. Sets that it refuses are held as they
+// are: the plan that it returns is for the others. Each attempt is judged once, and one that was refused once more after some time.
+func (r *deploymentReconciler) preflight(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way) (*injection.Plan, verdict, error) {
+	if !observed.bringsRevision(plan) {
+		return plan, verdict{}, nil
+	}
+	name, attempt := client.ObjectKeyFromObject(observed.deployment), fingerprint(observed, plan)
+	known, passed := r.preflights.recall(name, attempt, way, r.now())
+	switch {
+	case len(known.problems) > 0:
+		accepted, err := r.holdRefused(observed, known.problems)
+		return accepted, known, err
+	case passed:
+		return plan, verdict{}, nil
+	}
+	err := r.judge(ctx, observed, plan, way)
+	if isFieldConflict(err) {
+		err = r.takeBackPast(ctx, observed, err)
+	}
+	switch {
+	case err == nil:
+		r.preflights.pass(name, attempt, way)
+		return plan, verdict{}, nil
+	case !isRefusal(err):
+		return plan, verdict{}, err
+	}
+	refused, err := r.refusedSets(ctx, observed, err, way)
+	if err != nil {
+		return plan, verdict{}, err
+	}
+	log.FromContext(ctx).V(1).Info("Refused in a dry run", "problems", refused)
+	r.preflights.refuse(name, attempt, refused, r.now())
+	accepted, err := r.holdRefused(observed, refused)
+	return accepted, verdict{problems: refused, retry: tryAgain}, err
+}
+
+// judge asks the API server whether it would accept a plan. Whatever else it answers than a refusal is no judgement.
+func (r *deploymentReconciler) judge(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way) error {
+	template, err := r.writer.dryRunTemplate(ctx, observed.deployment, plan)
+	if isUnjudgeable(err) {
+		return nil
+	}
+	if err != nil || !observed.bringsRevision(plan) {
+		return err
+	}
+	err = r.writer.dryRunPod(ctx, podOf(observed.deployment, template))
+	if isUnjudgeable(err) || (isQuotaExceeded(err) && !observed.needsRoom(way)) {
+		return nil
+	}
+	if isRefusal(err) {
+		return podRefusal{err}
+	}
+	return err
+}
+
+// bringsRevision is true of a plan with a revision that the template does not have. To take content out, or to put it right, is no risk that
+// was not there before.
+func (o *workloadObservation) bringsRevision(plan *injection.Plan) (brings bool) {
+	o.eachNew(plan, func(string) { brings = true })
+	return brings
+}
+
+// needsRoom is true when a change makes more pods than there are, so that a quota has a say in it. In the middle of a rollout it is the
+// rollout that may have filled the quota, and it takes pods that do not get ready away before it makes others: a correction must not wait for it.
+func (o *workloadObservation) needsRoom(way way) bool {
+	return way == byNewPods && *o.deployment.Spec.Replicas > 0 && !o.hasPodsOfOtherTemplates()
+}
+
+// holdRefused holds the sets that were refused as they are, and renders the others.
+func (r *deploymentReconciler) holdRefused(observed *workloadObservation, refused map[string]injection.Problem) (*injection.Plan, error) {
+	for i := range observed.assigned {
+		set := &observed.assigned[i]
+		if _, ok := refused[set.Key]; ok {
+			set.Held, set.standing = true, assigned
+		}
+	}
+	return r.renderer.Render(observed.workload, observed.sets())
+}
+
+// podOf is a pod as the ReplicaSet controller would make it. Its owner does not exist, but policies tell pods with an owner from those without.
+func podOf(deployment *appsv1.Deployment, template *corev1.PodTemplateSpec) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: deployment.Namespace, GenerateName: deployment.Name + "-", Labels: template.Labels, Annotations: template.Annotations,
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "ReplicaSet", Name: deployment.Name, UID: deployment.UID, Controller: new(true),
+			}},
+		},
+		Spec: template.Spec,
+	}
+}
+
+// podRefusal is the refusal of a pod that was tried.
+type podRefusal struct{ error }
+
+func (r podRefusal) Unwrap() error { return r.error }
+
+// podRefusalWords tells people what the API server said, without the name that the pod would have had: it would be another one each time.
+func podRefusalWords(refusal error) string {
+	words := serverWords(refusal)
+	var status apierrors.APIStatus
+	if errors.As(refusal, &status) && status.Status().Details != nil {
+		details := status.Status().Details
+		words = strings.TrimPrefix(words, fmt.Sprintf("%s %q is ", details.Kind, details.Name))
+	}
+	return "nothing is changed, because the API server would refuse a pod with it; correct the set, or what the namespace allows: " + words
+}
+
+// isQuotaExceeded is true when a quota is full, which is all that says so (apiserver/pkg/admission/plugin/resourcequota/controller.go). Quotas are
+// asked last: everybody else has accepted the pod.
+func isQuotaExceeded(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(serverWords(err), "exceeded quota: ")
+}
+
+// isUnjudgeable is true when an admission webhook that has side effects stands in the way of all dry runs
+// (apiserver/pkg/admission/plugin/webhook/errors, NewDryRunUnsupportedErr).
+func isUnjudgeable(err error) bool {
+	return apierrors.IsBadRequest(err) && strings.Contains(serverWords(err), "does not support dry run")
+}
+
+// preflights remembers how the API server judged the last attempt at each workload, so that an update that takes many reconciles is not tried in each
+// of them. Losing it costs one more dry run. Its zero value is ready for use.
+type preflights struct {
+	mutex      sync.Mutex
+	byWorkload map[types.NamespacedName]judgement
+}
+
+type judgement struct {
+	attempt uint64
+	passed  map[way]bool
+	// refused are the sets that were refused last, until then.
+	refused map[string]injection.Problem
+	until   time.Time
+}
+
+// verdict is what came of the sets that the API server refuses, and after how long it is asked again.
+type verdict struct {
+	problems map[string]injection.Problem
+	retry    time.Duration
+}
+
+// recall returns what is known of an attempt. Sets that were refused on one way are not tried on the other.
+func (p *preflights) recall(workload types.NamespacedName, attempt uint64, way way, now time.Time) (known verdict, passed bool) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	last := p.byWorkload[workload]
+	switch {
+	case last.attempt != attempt:
+		return verdict{}, false
+	case now.Before(last.until):
+		return verdict{problems: last.refused, retry: last.until.Sub(now)}, false
+	}
+	return verdict{}, last.passed[way]
+}
+
+func (p *preflights) pass(workload types.NamespacedName, attempt uint64, way way) {
+	p.change(workload, attempt, func(judgement *judgement) { judgement.passed[way] = true })
+}
+
+func (p *preflights) refuse(workload types.NamespacedName, attempt uint64, problems map[string]injection.Problem, now time.Time) {
+	p.change(workload, attempt, func(judgement *judgement) { judgement.refused, judgement.until = problems, now.Add(tryAgain) })
+}
+
+func (p *preflights) change(workload types.NamespacedName, attempt uint64, change func(*judgement)) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	last := p.byWorkload[workload]
+	if last.attempt != attempt || last.passed == nil {
+		last = judgement{attempt: attempt, passed: map[way]bool{}}
+	}
+	change(&last)
+	if p.byWorkload == nil {
+		p.byWorkload = map[types.NamespacedName]judgement{}
+	}
+	p.byWorkload[workload] = last
+}
+
+func (p *preflights) forget(workload types.NamespacedName) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	delete(p.byWorkload, workload)
+}
