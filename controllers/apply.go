@@ -299,6 +299,24 @@ func testRunning(operations *jsonPatch, patch *rollout.PodPatch, name string) {
 	}
 }
 
+// createPull creates a pre-pull pod.
+func (w *writer) createPull(ctx context.Context, pod *corev1.Pod) error {
+	if err := w.client.Create(ctx, pod, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+		return fmt.Errorf("creating pre-pull pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// deletePull deletes a pre-pull pod without waiting for its kubelet, which may be gone.
+func (w *writer) deletePull(ctx context.Context, namespace string, pull *rollout.Pull) error {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pull.Name}}
+	err := w.client.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pull.UID})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("deleting pre-pull pod %s/%s: %w", namespace, pull.Name, err)
+	}
+	return nil
+}
+
 // referenceTo is a Deployment for a client to write the answer into: what is in the cache stays as it is.
 func referenceTo(deployment *appsv1.Deployment) *appsv1.Deployment {
 	return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: deployment.Namespace, Name: deployment.Name}}

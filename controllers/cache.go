@@ -28,7 +28,7 @@ func CacheOptions(namespaces []string) cache.Options {
 		ByObject: map[client.Object]cache.ByObject{
 			&appsv1.Deployment{}:         {Transform: stripDeployment},
 			&appsv1.ReplicaSet{}:         {Label: injected, Transform: stripReplicaSet},
-			&corev1.Pod{}:                {Label: injected, Transform: stripPod},
+			&corev1.Pod{}:                {Label: hasLabel(v1alpha1.InjectedLabel, "true", v1alpha1.PrePullLabelValue), Transform: stripPod},
 			&appsv1.ControllerRevision{}: {Label: hasLabel(v1alpha1.SetLabel)},
 		},
 	}
@@ -41,8 +41,13 @@ func CacheOptions(namespaces []string) cache.Options {
 	return options
 }
 
-func hasLabel(key string) labels.Selector {
-	requirement, err := labels.NewRequirement(key, selection.Exists, nil)
+// hasLabel selects objects with a label that has one of these values, or any one when none are given.
+func hasLabel(key string, values ...string) labels.Selector {
+	operator := selection.Exists
+	if len(values) > 0 {
+		operator = selection.In
+	}
+	requirement, err := labels.NewRequirement(key, operator, values)
 	if err != nil {
 		panic(err) // our own label is a valid one.
 	}
@@ -78,8 +83,14 @@ const templateIdentity = "template-identity"
 
 func stripPod(object any) (any, error) {
 	if pod, ok := object.(*corev1.Pod); ok {
+		if isPrePull(pod) {
+			stripPrePullPod(pod)
+			return pod, nil
+		}
 		pod.ObjectMeta = stripMeta(&pod.ObjectMeta)
-		pod.Spec = corev1.PodSpec{InitContainers: stripContainers(pod.Spec.InitContainers), Containers: stripContainers(pod.Spec.Containers)}
+		pod.Spec = corev1.PodSpec{
+			NodeName: pod.Spec.NodeName, InitContainers: stripContainers(pod.Spec.InitContainers), Containers: stripContainers(pod.Spec.Containers),
+		}
 		pod.Status = corev1.PodStatus{
 			Phase:                 pod.Status.Phase,
 			ObservedGeneration:    pod.Status.ObservedGeneration,
@@ -89,6 +100,22 @@ func stripPod(object any) (any, error) {
 		}
 	}
 	return object, nil
+}
+
+// stripPrePullPod leaves what rollout.PullOf reads.
+func stripPrePullPod(pod *corev1.Pod) {
+	containers := pod.Annotations[v1alpha1.ContainersAnnotation]
+	pod.ObjectMeta = stripMeta(&pod.ObjectMeta)
+	pod.Annotations[v1alpha1.ContainersAnnotation] = containers
+	pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName, Containers: stripContainers(pod.Spec.Containers)}
+	status := corev1.PodStatus{Phase: pod.Status.Phase, Reason: pod.Status.Reason, Message: pod.Status.Message}
+	for i := range pod.Status.ContainerStatuses {
+		container := &pod.Status.ContainerStatuses[i]
+		status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{
+			Name: container.Name, ImageID: container.ImageID, State: corev1.ContainerState{Waiting: container.State.Waiting},
+		})
+	}
+	pod.Status = status
 }
 
 func stripContainers(containers []corev1.Container) []corev1.Container {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
 
 // Objects of an initial list are transformed twice (client-go/tools/cache, Reflector.watchList).
@@ -39,6 +40,13 @@ func TestTransformsCanBeRepeated(t *testing.T) {
 			Conditions:        []corev1.PodCondition{{Type: corev1.PodReady}, {Type: corev1.PodScheduled}},
 			ContainerStatuses: []corev1.ContainerStatus{{Name: "web", ContainerID: "1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1, 0))}}}},
 		}}, stripPod},
+		"pre-pull Pod": {&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{
+				Labels: map[string]string{v1alpha1.InjectedLabel: v1alpha1.PrePullLabelValue}, Annotations: map[string]string{v1alpha1.ContainersAnnotation: "web"},
+			},
+			Spec:   corev1.PodSpec{NodeName: "node", Containers: template.Spec.Containers},
+			Status: corev1.PodStatus{Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{Name: "web", ImageID: "1"}}},
+		}, stripPod},
 	} {
 		t.Run(name, func(t *testing.T) {
 			once, err := test.transform(test.object.DeepCopyObject())
@@ -57,6 +65,28 @@ func TestTransformsCanBeRepeated(t *testing.T) {
 				t.Errorf("the second time changes it:\n%s", diff)
 			}
 		})
+	}
+}
+
+// What the cache leaves of a pre-pull pod is to tell the same as the pod.
+func TestAStrippedPrePullPodKeepsWhatItTells(t *testing.T) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "pull", UID: "1", CreationTimestamp: metav1.NewTime(time.Unix(1, 0)), Labels: map[string]string{v1alpha1.InjectedLabel: v1alpha1.PrePullLabelValue},
+			Annotations: map[string]string{v1alpha1.ContainersAnnotation: "agent,proxy"},
+		},
+		Spec: corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "agent", Image: "agent:2"}, {Name: "proxy", Image: "proxy:2"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodFailed, Reason: "DeadlineExceeded", Message: "too long", ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "agent", ImageID: "1", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 128}}},
+			{Name: "proxy", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "not found"}}},
+		}},
+	}
+	want := rollout.PullOf(pod.DeepCopy())
+	if _, err := stripPod(pod); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, rollout.PullOf(pod), cmp.AllowUnexported(rollout.Pull{})); diff != "" {
+		t.Errorf("stripped it tells something else (-want +got):\n%s", diff)
 	}
 }
 

@@ -58,12 +58,15 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		r.refusals.forget(request.NamespacedName)
 		r.unseen.forget(request.NamespacedName)
 		r.preflights.forget(request.NamespacedName)
-		return reconcile.Result{}, nil
+		return quietly(r.deletePullsOf(ctx, request.NamespacedName))
 	}
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
 		return quietly(err)
 	}
 	outcome, err := r.advance(ctx, observed)
+	if err == nil && !outcome.keepsPulls {
+		err = r.deletePulls(ctx, observed.deployment.Namespace, observed.pulls)
+	}
 	recheck := r.report(observed, outcome)
 	if err != nil {
 		return quietly(err)
@@ -76,6 +79,8 @@ type outcome struct {
 	// problems and phases are those of single sets, by key.
 	problems map[string]rollout.Problem
 	phases   map[string]rollout.Phase
+	// keepsPulls is true when the pods are being updated, which decides on pre-pull pods; else there are to be none.
+	keepsPulls bool
 	// recheck is after how long to come again without any event; zero when events suffice.
 	recheck time.Duration
 }

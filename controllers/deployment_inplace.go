@@ -97,6 +97,7 @@ func (s *assignedSet) update() rollout.SetUpdate {
 	return rollout.SetUpdate{
 		Key: s.Key, Revision: s.Revision, Sidecars: s.Content.Sidecars(),
 		MaxUnavailable: s.strategy.MaxUnavailable, Partition: s.strategy.Partition, MinReadySeconds: s.strategy.MinReadySeconds,
+		PrePull: s.strategy.PrePull == v1alpha1.BeforeUpdatePrePullPolicy,
 	}
 }
 
@@ -107,6 +108,7 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 		MinReadySeconds:   o.deployment.Spec.MinReadySeconds,
 		Pods:              o.pods,
 		DisruptionBudgets: o.disruptionBudgets,
+		Pulls:             o.pulls,
 	}
 	for i := range o.assigned {
 		set := &o.assigned[i]
@@ -140,6 +142,9 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 			return result, err
 		}
 		log.FromContext(ctx).Info("Updated pod", "Pod", klog.KRef(observed.deployment.Namespace, patch.Pod.Name), "revisions", patch.Revisions())
+	}
+	if err := r.prePull(ctx, observed, update, step.PrePull, result); err != nil {
+		return result, err
 	}
 	if plan.Changed && len(step.Updates) == 0 && (step.Done || step.Vacant || update.Desired == 0) {
 		return r.beginPromotion(ctx, observed, plan, result)

@@ -204,8 +204,10 @@ func (p *process) see(kind kind, next change) {
 
 func isCached(object client.Object) bool {
 	switch kindOf(object) {
-	case replicaSetKind, podKind:
+	case replicaSetKind:
 		return isInjected(object)
+	case podKind:
+		return isInjected(object) || isPrePull(object)
 	case revisionKind:
 		return object.GetLabels()[v1alpha1.SetLabel] != ""
 	default:

@@ -23,7 +23,7 @@ import (
 const (
 	// setIndex finds the Deployments that a set was assigned to, or whose template still holds something of it.
 	setIndex = "sidecarset.io/set"
-	// ownerIndex finds the ReplicaSets, pods and revisions of an owner by its uid.
+	// ownerIndex finds the ReplicaSets, pods and revisions of an owner by its uid, and pre-pull pods by pullsOf.
 	ownerIndex = "metadata.ownerReferences.controller.uid"
 )
 
@@ -81,7 +81,17 @@ func carriesOurs(deployment *appsv1.Deployment) bool {
 
 func ownerUID(object client.Object) []string {
 	if owner := metav1.GetControllerOf(object); owner != nil {
+		if isPrePull(object) {
+			return []string{pullsOf(owner.Name)}
+		}
 		return []string{string(owner.UID)}
 	}
 	return nil
 }
+
+func isPrePull(object client.Object) bool {
+	return object.GetLabels()[v1alpha1.InjectedLabel] == v1alpha1.PrePullLabelValue
+}
+
+// pullsOf is where ownerIndex has the pre-pull pods of a Deployment: under its name, which is known also when it is gone.
+func pullsOf(deployment string) string { return v1alpha1.PrePullLabelValue + "/" + deployment }

@@ -147,6 +147,7 @@ type workloadObservation struct {
 	slip       map[string]string
 	assigned   []assignedSet
 	pods       []rollout.Pod
+	pulls      []rollout.Pull
 	// replicaSets are those with something of ours, oldest first.
 	replicaSets []appsv1.ReplicaSet
 	// intent is that of the promotion under way; nil when none is. before are the contents of the revisions that it started from.
@@ -223,6 +224,9 @@ func (o *observer) complete(ctx context.Context, observed *workloadObservation, 
 		}
 	}
 	if err := o.addPods(ctx, observed); err != nil {
+		return err
+	}
+	if observed.pulls, err = o.pulls(ctx, name); err != nil {
 		return err
 	}
 	return o.addDisruptionBudgets(ctx, observed)
@@ -321,6 +325,19 @@ func (o *observer) addPods(ctx context.Context, observed *workloadObservation) e
 	return nil
 }
 
+// pulls are the pre-pull pods of a Deployment, whether it exists or not.
+func (o *observer) pulls(ctx context.Context, deployment types.NamespacedName) ([]rollout.Pull, error) {
+	var pods corev1.PodList
+	if err := o.cache.List(ctx, &pods, client.InNamespace(deployment.Namespace), client.MatchingFields{ownerIndex: pullsOf(deployment.Name)}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing pre-pull pods: %w", err)
+	}
+	var pulls []rollout.Pull
+	for i := range pods.Items {
+		pulls = append(pulls, rollout.PullOf(&pods.Items[i]))
+	}
+	return pulls, nil
+}
+
 // addDisruptionBudgets adds what the PodDisruptionBudgets that cover the Deployment's pods allow. One whose controller has not seen its spec
 // allows nothing.
 func (o *observer) addDisruptionBudgets(ctx context.Context, observed *workloadObservation) error {
@@ -406,9 +423,13 @@ func (o *observer) deploymentsForSet(ctx context.Context, set client.Object) []r
 	return requests
 }
 
-// deploymentForPod maps a pod to the Deployment of its ReplicaSet. A ReplicaSet that is not in the cache yet maps itself when it comes.
+// deploymentForPod maps a pod to the Deployment of its ReplicaSet, and a pre-pull pod to its own. A ReplicaSet that is not in the cache yet
+// maps itself when it comes.
 func (o *observer) deploymentForPod(ctx context.Context, pod client.Object) []reconcile.Request {
 	owner := metav1.GetControllerOf(pod)
+	if owner != nil && isPrePull(pod) {
+		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: owner.Name}}}
+	}
 	if owner == nil || owner.Kind != "ReplicaSet" {
 		return nil
 	}

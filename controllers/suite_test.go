@@ -133,7 +133,7 @@ func (u uncached) List(ctx context.Context, list client.ObjectList, options ...c
 	case *appsv1.ReplicaSetList:
 		list.Items = filter(list.Items, func(rs *appsv1.ReplicaSet) bool { return isInjected(rs) && keep(rs, ownerUID) })
 	case *corev1.PodList:
-		list.Items = filter(list.Items, func(pod *corev1.Pod) bool { return isInjected(pod) && keep(pod, ownerUID) })
+		list.Items = filter(list.Items, func(pod *corev1.Pod) bool { return (isInjected(pod) || isPrePull(pod)) && keep(pod, ownerUID) })
 	case *policyv1.PodDisruptionBudgetList:
 	case *appsv1.ControllerRevisionList:
 		list.Items = filter(list.Items, func(r *appsv1.ControllerRevision) bool { return r.Labels[v1alpha1.SetLabel] != "" && keep(r, ownerUID) })

@@ -51,7 +51,8 @@ const concurrentSets = 4
 const reconciliationTimeout = 2 * time.Minute
 
 // What the operator may do: it reads what it decides from, and writes what docs/concepts.md says. No secrets, no wildcards.
-// To create pods is for dry runs (preflight.go): the API server asks for the same verb.
+// To create pods is for dry runs (preflight.go), for which the API server asks for the same verb, and for pre-pull pods (deployment_prepull.go).
+// No pods but these are ever created or deleted.
 //
 // +kubebuilder:rbac:groups=apps.sidecarset.io,resources=sidecarsets,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=apps.sidecarset.io,resources=sidecarsets/status,verbs=patch
@@ -59,7 +60,7 @@ const reconciliationTimeout = 2 * time.Minute
 // +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=apps,resources=replicasets,verbs=get;list;watch;patch;delete
 // +kubebuilder:rbac:groups=apps,resources=controllerrevisions,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=pods/resize,verbs=patch
 // +kubebuilder:rbac:groups=policy,resources=poddisruptionbudgets,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch

@@ -82,6 +82,8 @@ const (
 	ReasonProgressDeadlineExceeded = "ProgressDeadlineExceeded"
 	// ReasonDisruptionBudget: a PodDisruptionBudget allows no disruption; the workload waits.
 	ReasonDisruptionBudget = "DisruptionBudget"
+	// ReasonPrePullWaiting: a node does not get on with pulling images ahead, for a reason that is not the image's; its pods wait.
+	ReasonPrePullWaiting = "PrePullWaiting"
 	// ReasonWorkloadRollingOut: the Deployment is rolling out a change of its own; the workload waits.
 	ReasonWorkloadRollingOut = "WorkloadRollingOut"
 	// ReasonWorkloadPaused: the Deployment's owner paused it; its pods follow when it is resumed.

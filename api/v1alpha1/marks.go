@@ -8,6 +8,10 @@ const (
 	// watches only ReplicaSets and pods that have it.
 	InjectedLabel = "sidecarset.io/injected"
 
+	// PrePullLabelValue is the value of InjectedLabel on a pre-pull pod, which has no other label: no Deployment, Service or
+	// PodDisruptionBudget that selects by labels takes it for its own.
+	PrePullLabelValue = "pre-pull"
+
 	// RevisionsAnnotation on a pod template, and hence on its pods, holds a JSON object from set keys to the names of the
 	// rendered revisions. In-place updates patch it on pods.
 	RevisionsAnnotation = "sidecarset.io/revisions"

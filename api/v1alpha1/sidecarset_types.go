@@ -203,6 +203,12 @@ type UpdateStrategy struct {
 	// +optional
 	Canary *Canary `json:"canary,omitempty"`
 
+	// prePull is BeforeUpdate to pull new images on a node before the first pod there is updated in place, and Never to let each pod's
+	// sidecar be down while its image is pulled.
+	// +optional
+	// +kubebuilder:default=Never
+	PrePull PrePullPolicy `json:"prePull,omitempty"`
+
 	// minReadySeconds is for how many seconds an updated sidecar must be ready to count as available.
 	// +optional
 	// +kubebuilder:default=0
@@ -236,6 +242,16 @@ type UpdateStrategyType string
 const (
 	InPlaceUpdateStrategyType       UpdateStrategyType = "InPlace"
 	RollingUpdateUpdateStrategyType UpdateStrategyType = "RollingUpdate"
+)
+
+// PrePullPolicy says whether images are pulled ahead of in-place updates.
+// +kubebuilder:validation:Enum=Never;BeforeUpdate
+type PrePullPolicy string
+
+// The values of PrePullPolicy.
+const (
+	NeverPrePullPolicy        PrePullPolicy = "Never"
+	BeforeUpdatePrePullPolicy PrePullPolicy = "BeforeUpdate"
 )
 
 // FailurePolicy is what a failed pod leads to.

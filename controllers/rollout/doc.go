@@ -17,7 +17,8 @@
 //  2. Every selected workload is assigned the update revision; one that is not selected any more is assigned nothing. A paused set
 //     assigns nothing new, and a set that is being deleted takes back everything.
 //  3. In a workload, pods that are behind are updated: unavailable ones at once, then the youngest, while no more than maxUnavailable are
-//     unavailable for whatever cause and no PodDisruptionBudget is exceeded (budget.go), and partition leaves some alone (inplace.go).
+//     unavailable for whatever cause and no PodDisruptionBudget is exceeded (budget.go), and partition leaves some alone (inplace.go). If the set
+//     says so, their nodes have the new images first (prepull.go).
 //  4. When every workload has settled at the update revision, that is the current revision.
 //  5. Revisions that nothing refers to are pruned beyond the history limit, the oldest first.
 //  6. The status is computed whole from the summaries; its texts depend on nothing but what they tell.

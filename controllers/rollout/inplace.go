@@ -25,7 +25,9 @@ type PodUpdate struct {
 	Sets []SetUpdate
 	// DisruptionBudgets are those that cover the pods.
 	DisruptionBudgets []DisruptionBudget
-	Now               time.Time
+	// Pulls are the pre-pull pods of the workload.
+	Pulls []Pull
+	Now   time.Time
 }
 
 // SetUpdate is one set's part of it.
@@ -36,6 +38,8 @@ type SetUpdate struct {
 	MaxUnavailable  *intstr.IntOrString
 	Partition       *intstr.IntOrString
 	MinReadySeconds int32
+	// PrePull is true when its images have to be on a node before a pod there is updated.
+	PrePull bool
 }
 
 // PodStep is what to do with the pods of a workload.
@@ -50,6 +54,8 @@ type PodStep struct {
 	Partitioned bool
 	// BlockedByDisruptionBudget is true when a PodDisruptionBudget alone keeps pods from being updated.
 	BlockedByDisruptionBudget bool
+	// PrePull is what to do about images that have to be on nodes first.
+	PrePull PrePullStep
 	// Recheck is after how long time alone makes a pod available; zero when it does not.
 	Recheck time.Duration
 }
@@ -144,6 +150,7 @@ func NextPods(update PodUpdate) PodStep {
 	for i := range update.Sets {
 		left[i] = update.quota(&update.Sets[i])
 	}
+	pulls := pulls{now: update.Now, existing: update.Pulls, wanted: map[string]map[string]PullImage{}}
 	step := PodStep{Done: len(pods) >= int(update.Desired)}
 	for i := range pods {
 		pod := &pods[i]
@@ -163,15 +170,14 @@ func NextPods(update PodUpdate) PodStep {
 			continue
 		}
 		available := pod.isAvailable(update.MinReadySeconds, update.Now)
+		patch := PodPatch{Pod: *pod, Unavailable: !available, Sets: update.claim(allowed, left)}
+		if !pulls.admits(&patch) {
+			continue
+		}
 		if !budget.take(available, pod.isReady(update.Now)) {
 			step.BlockedByDisruptionBudget = budget.noDisruption && (budget.unavailable > 0 || !available)
 			step.Recheck = soonest(step.Recheck, update.untilNextAvailable())
 			continue
-		}
-		patch := PodPatch{Pod: *pod, Unavailable: !available}
-		for _, set := range allowed {
-			left[set]--
-			patch.Sets = append(patch.Sets, update.Sets[set])
 		}
 		step.Updates = append(step.Updates, patch)
 	}
@@ -181,6 +187,8 @@ func NextPods(update PodUpdate) PodStep {
 		return step
 	}
 	step.Partitioned = step.Partitioned && len(step.Updates) == 0 && update.onlyPartitioned()
+	step.PrePull = pulls.step()
+	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
 	return step
 }
 
@@ -221,6 +229,15 @@ func (u *PodUpdate) behind(pod *Pod, left []int32) (count int, allowed []int) {
 		}
 	}
 	return count, allowed
+}
+
+// claim takes a place in the quota of each of these sets, for a pod that is their next one, and returns them.
+func (u *PodUpdate) claim(allowed []int, left []int32) (sets []SetUpdate) {
+	for _, set := range allowed {
+		left[set]--
+		sets = append(sets, u.Sets[set])
+	}
+	return sets
 }
 
 // isCurrent is true when a pod says that it is at the set's revision, and its images are the revision's. Its resources are not looked

@@ -23,6 +23,8 @@ type Pod struct {
 	// Version is the version that was observed.
 	Version   string
 	CreatedAt time.Time
+	// Node is where it runs; empty until it is scheduled.
+	Node string
 	// Revisions are the pod's marks, by set, and RevisionsMark is the annotation that says so.
 	Revisions     map[string]string
 	RevisionsMark string
@@ -91,7 +93,7 @@ const startsAgain = time.Minute
 // PodOf reads a pod.
 func PodOf(pod *corev1.Pod) Pod {
 	result := Pod{
-		Name: pod.Name, UID: pod.UID, Version: pod.ResourceVersion, CreatedAt: pod.CreationTimestamp.Time,
+		Name: pod.Name, UID: pod.UID, Version: pod.ResourceVersion, CreatedAt: pod.CreationTimestamp.Time, Node: pod.Spec.NodeName,
 		Revisions:     injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation]),
 		RevisionsMark: pod.Annotations[v1alpha1.RevisionsAnnotation],
 		Containers:    map[string]Container{},

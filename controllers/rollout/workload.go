@@ -31,7 +31,7 @@ type Problem struct {
 
 // degrades is false for the reasons that only say why a workload waits.
 func (p *Problem) degrades() bool {
-	waits := []string{v1alpha1.ReasonDisruptionBudget, v1alpha1.ReasonWorkloadRollingOut, v1alpha1.ReasonWorkloadPaused}
+	waits := []string{v1alpha1.ReasonDisruptionBudget, v1alpha1.ReasonWorkloadRollingOut, v1alpha1.ReasonWorkloadPaused, v1alpha1.ReasonPrePullWaiting}
 	return p != nil && !slices.Contains(waits, p.Reason)
 }
 
