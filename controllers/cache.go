@@ -64,7 +64,7 @@ func stripDeployment(object any) (any, error) {
 	return object, nil
 }
 
-// stripReplicaSet leaves the identity of the template, in templateIdentity, instead of the template. A transform has to bear being called on what it
+// stripReplicaSet leaves the identity of the template, in templateIdentity, and its marks, instead of the template. A transform has to bear being called on what it
 // returned: that is how objects of an initial list come (client-go/tools/cache, Reflector.watchList).
 func stripReplicaSet(object any) (any, error) {
 	if rs, ok := object.(*appsv1.ReplicaSet); ok && len(rs.Spec.Template.Spec.Containers) > 0 {
@@ -72,7 +72,10 @@ func stripReplicaSet(object any) (any, error) {
 		hash := rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
 		rs.ObjectMeta = stripMeta(&rs.ObjectMeta)
 		rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = hash
-		rs.Annotations = map[string]string{templateIdentity: template}
+		rs.Annotations = map[string]string{
+			templateIdentity:             template,
+			v1alpha1.RevisionsAnnotation: rs.Spec.Template.Annotations[v1alpha1.RevisionsAnnotation],
+		}
 		rs.Spec.Template = corev1.PodTemplateSpec{}
 	}
 	return object, nil
@@ -158,7 +161,7 @@ func stripStatuses(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	for i := range statuses {
 		status := &statuses[i]
 		stripped = append(stripped, corev1.ContainerStatus{
-			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, State: corev1.ContainerState{Running: status.State.Running, Waiting: status.State.Waiting},
+			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, RestartCount: status.RestartCount, State: corev1.ContainerState{Running: status.State.Running, Waiting: status.State.Waiting},
 		})
 	}
 	return stripped

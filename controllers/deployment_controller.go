@@ -40,6 +40,7 @@ type deploymentReconciler struct {
 	refusals  *refusals
 	unseen    *unseen
 	summaries *summaries
+	sightings *sightings
 	recorder  events.EventRecorder
 	now       func() time.Time
 
@@ -56,6 +57,7 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	if observed == nil {
 		r.summaries.put(request.NamespacedName, nil)
 		r.refusals.forget(request.NamespacedName)
+		r.sightings.forget(request.NamespacedName)
 		r.unseen.forget(request.NamespacedName)
 		r.preflights.forget(request.NamespacedName)
 		return quietly(r.deletePullsOf(ctx, request.NamespacedName))
@@ -63,6 +65,7 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
 		return quietly(err)
 	}
+	r.assess(observed)
 	outcome, err := r.advance(ctx, observed)
 	if err == nil && !outcome.keepsPulls {
 		err = r.deletePulls(ctx, observed.deployment.Namespace, observed.pulls)
@@ -186,6 +189,9 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 // tooYoung is how long to leave a workload alone because what was written last is too young to act upon; zero when there is nothing to do, or
 // it is old enough.
 func (r *deploymentReconciler) tooYoung(observed *workloadObservation, plan *injection.Plan) time.Duration {
+	if observed.goesInPlace(plan) && !observed.isJudged(plan) {
+		return 0 // a revision that failed is taken back without delay.
+	}
 	if plan.Changed && plan.Holds() {
 		if wait := r.untilComplete(observed.deployment); wait > 0 {
 			return wait
@@ -258,18 +264,14 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 	summaries := map[string]rollout.Summary{}
 	for i := range observed.assigned {
 		set := &observed.assigned[i]
-		summary, until := rollout.Summarize(set.update(), observed.pods, r.now())
+		summary := set.summary
 		summary.Rendered, summary.Phase = marks[set.Key], outcome.phases[set.Key]
-		if problem, ok := outcome.problems[set.Key]; ok {
-			summary.Problem = &problem
-		} else if observed.intent == nil {
-			summary.Problem = rollout.DeploymentProblem(rolloutOf(observed.deployment), summary)
-		}
+		summary.Problem = observed.problemOf(set, summary, outcome)
 		if set.standing == leaving && summary.Problem == nil {
 			continue
 		}
 		summaries[set.Key] = summary
-		recheck = soonest(recheck, until)
+		recheck = soonest(recheck, set.recheck)
 	}
 	r.summaries.put(client.ObjectKeyFromObject(observed.deployment), summaries)
 	return recheck

@@ -94,11 +94,15 @@ func (r *deploymentReconciler) waitForRollout(ctx context.Context, observed *wor
 
 // update is the set's part of an update of pods.
 func (s *assignedSet) update() rollout.SetUpdate {
-	return rollout.SetUpdate{
-		Key: s.Key, Revision: s.Revision, Sidecars: s.Content.Sidecars(),
+	update := rollout.SetUpdate{
+		Key: s.Key, Revision: s.Revision, Sidecars: s.Content.Sidecars(), Inits: s.Content.Inits(),
 		MaxUnavailable: s.strategy.MaxUnavailable, Partition: s.strategy.Partition, MinReadySeconds: s.strategy.MinReadySeconds,
 		PrePull: s.strategy.PrePull == v1alpha1.BeforeUpdatePrePullPolicy,
 	}
+	if seconds := s.strategy.ProgressDeadlineSeconds; seconds != nil {
+		update.ProgressDeadline = time.Duration(*seconds) * time.Second
+	}
+	return update
 }
 
 // podUpdate is what is decided from for the pods: the sets that are rendered as assigned, and may be updated in place.

@@ -96,9 +96,9 @@ func newProcess(ctx context.Context, laboratory *laboratory, server *apiServer) 
 	p.observer = &observer{cache: cachedReader{p}, live: api, summaries: summaries, operatorNamespace: "sidecarset-system"}
 	recorder := &events.FakeRecorder{}
 	writer := &writer{client: api}
-	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, recorder: recorder})
+	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, recorder: recorder, now: func() time.Time { return p.server.now }})
 	p.deployments = &deploymentReconciler{
-		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), recorder: recorder,
+		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), recorder: recorder,
 		now: func() time.Time { return p.server.now },
 	}
 	p.cache = newLagging(p.server, p.see, allKinds...)

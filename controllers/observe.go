@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -43,8 +44,12 @@ type setObservation struct {
 	history     []rollout.Revision
 	workloads   []rollout.Workload
 	deployments map[types.NamespacedName]*appsv1.Deployment
-	// inUse are the names of revisions that a slip or a template refers to.
+	// inUse are the names of revisions that a slip, a template or a pod refers to.
 	inUse map[string]bool
+	// populated are the uids of Deployments with pods that their ReplicaSets gave the set's content.
+	populated map[types.UID]bool
+	// canaries selects among the workloads; nil when the set has no canaries.
+	canaries labels.Selector
 }
 
 func (o *observer) set(ctx context.Context, set *v1alpha1.SidecarSet) (*setObservation, error) {
@@ -61,6 +66,13 @@ func (o *observer) set(ctx context.Context, set *v1alpha1.SidecarSet) (*setObser
 		revision := &revisions.Items[i]
 		observed.history = append(observed.history, rollout.Revision{Name: revision.Name, Number: revision.Revision, Content: revision.Data.Raw})
 	}
+	if canary := set.Spec.UpdateStrategy.Canary; canary != nil {
+		// An invalid selector is reported by Validate, and nothing is changed then.
+		observed.canaries, _ = metav1.LabelSelectorAsSelector(&canary.Selector)
+	}
+	if err := o.addPopulated(ctx, observed); err != nil {
+		return nil, err
+	}
 	var deployments appsv1.DeploymentList
 	// Nothing below changes what it reads, so that a large namespace need not be copied.
 	if err := o.cache.List(ctx, &deployments, client.InNamespace(set.Namespace), client.UnsafeDisableDeepCopy); err != nil {
@@ -72,6 +84,26 @@ func (o *observer) set(ctx context.Context, set *v1alpha1.SidecarSet) (*setObser
 	return observed, nil
 }
 
+// addPopulated finds the Deployments that have pods with the set's content, whatever their templates say by now.
+func (o *observer) addPopulated(ctx context.Context, observed *setObservation) error {
+	var replicaSets appsv1.ReplicaSetList
+	if err := o.cache.List(ctx, &replicaSets, client.InNamespace(observed.set.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("listing ReplicaSets: %w", err)
+	}
+	observed.populated = map[types.UID]bool{}
+	for i := range replicaSets.Items {
+		rs := &replicaSets.Items[i]
+		owner := metav1.GetControllerOf(rs)
+		if owner == nil || (*rs.Spec.Replicas == 0 && rs.Status.Replicas == 0) {
+			continue
+		}
+		if _, carries := injection.Revisions(rs.Annotations[v1alpha1.RevisionsAnnotation])[observed.set.Name]; carries {
+			observed.populated[owner.UID] = true
+		}
+	}
+	return nil
+}
+
 // addDeployment adds a Deployment that the set selects, or that has something of it. One that is being deleted is none any more.
 func (o *observer) addDeployment(observed *setObservation, deployment *appsv1.Deployment) {
 	if !deployment.DeletionTimestamp.IsZero() {
@@ -81,19 +113,29 @@ func (o *observer) addDeployment(observed *setObservation, deployment *appsv1.De
 	workload := rollout.Workload{
 		Namespace:  deployment.Namespace,
 		Name:       deployment.Name,
+		UID:        deployment.UID,
 		Selected:   o.selects(observed.set, deployment),
+		Canary:     observed.canaries != nil && observed.canaries.Matches(labels.Set(deployment.Labels)),
 		Slip:       slipOf(deployment)[key],
 		Carried:    slices.Contains(setsOf(deployment), key) && carriesOurs(deployment),
 		Deployment: rolloutOf(deployment),
 		Summary:    o.summaries.get(client.ObjectKeyFromObject(deployment), key),
 	}
-	if !workload.Selected && workload.Slip == "" && !workload.Carried {
+	// A retained template is its owner's, marks included.
+	_, marked := marksOf(&deployment.Spec.Template)[key]
+	workload.Leaving = workload.Slip == "" && !workload.Carried && !marked && observed.populated[deployment.UID]
+	if !workload.Selected && workload.Slip == "" && !workload.Carried && !workload.Leaving {
 		return
 	}
 	observed.workloads = append(observed.workloads, workload)
 	observed.deployments[client.ObjectKeyFromObject(deployment)] = deployment
 	observed.inUse[workload.Slip] = true
 	observed.inUse[marksOf(&deployment.Spec.Template)[key]] = true
+	if workload.Summary != nil {
+		for revision := range strings.SplitSeq(workload.Summary.PodRevisions, ",") {
+			observed.inUse[revision] = true
+		}
+	}
 }
 
 // selects is true of a Deployment that a set's selector matches, unless its owner excluded it or its namespace is out of bounds.
@@ -163,6 +205,14 @@ type workloadObservation struct {
 type assignedSet struct {
 	injection.Set
 	strategy v1alpha1.UpdateStrategy
+	// judged is true of a revision that has not reached every pod of the set before: it may fail.
+	judged bool
+	// summary is what is counted of it in the pods, failure why its revision has failed here, and recheck in how long either may change by time alone.
+	summary rollout.Summary
+	failure *rollout.Problem
+	recheck time.Duration
+	// stopped is true when its revision has failed, here or in another workload: no further pod gets it.
+	stopped bool
 	// standing says how the set stands to the workload.
 	standing standing
 }
@@ -263,6 +313,7 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 	added := assignedSet{
 		Set:      injection.Set{Key: key, CreatedAt: set.CreationTimestamp.Time, Revision: revision, Content: &injection.Content{}},
 		strategy: set.Spec.UpdateStrategy,
+		judged:   revision != set.Status.CurrentRevision,
 	}
 	deleting := !set.DeletionTimestamp.IsZero()
 	switch {

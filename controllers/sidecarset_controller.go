@@ -6,6 +6,8 @@ package controllers
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -28,6 +30,7 @@ type sidecarSetReconciler struct {
 	observer *observer
 	writer   *writer
 	recorder events.EventRecorder
+	now      func() time.Time
 }
 
 // setPlan is what a reconcile of a set does.
@@ -39,7 +42,12 @@ type setPlan struct {
 	prune    []rollout.Revision
 	// status is nil while some workload has not been looked at yet.
 	status *v1alpha1.SidecarSetStatus
+	// recheck is after how long to come again without any event; zero when events suffice.
+	recheck time.Duration
 }
+
+// leavingInterval is how often is looked whether the pods of a workload are gone that is not the set's any more: no event of it comes here.
+const leavingInterval = 2 * time.Second
 
 // Reconcile brings the slips of a set's workloads to its spec, and its status to what was seen of them.
 func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.SidecarSet) (reconcile.Result, error) {
@@ -47,7 +55,7 @@ func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.Side
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	plan, err := decideSet(observed)
+	plan, err := decideSet(observed, r.now())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -55,23 +63,16 @@ func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.Side
 	if !plan.released && plan.status != nil {
 		err = errors.Join(err, r.report(ctx, set, *plan.status))
 	}
-	return quietly(err)
+	if err != nil {
+		return quietly(err)
+	}
+	return reconcile.Result{RequeueAfter: plan.recheck}, nil
 }
 
 // decideSet is pure: it plans from what was observed.
-func decideSet(observed *setObservation) (*setPlan, error) {
+func decideSet(observed *setObservation, now time.Time) (*setPlan, error) {
 	spec := &observed.set.Spec
-	set := rollout.Set{
-		Name:           observed.set.Name,
-		Generation:     observed.set.Generation,
-		UpdateRevision: observed.set.Status.UpdateRevision,
-		CollisionCount: observed.set.Status.CollisionCount,
-		Paused:         spec.UpdateStrategy.Paused,
-		Deleting:       !observed.set.DeletionTimestamp.IsZero(),
-		Retain:         spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
-		Invalid:        injection.Validate(spec),
-		Status:         observed.set.Status,
-	}
+	set := rolloutSet(observed.set, now)
 	plan := &setPlan{}
 	if !set.Deleting && len(set.Invalid) == 0 {
 		content, err := injection.ContentOf(spec).Canonical()
@@ -92,7 +93,28 @@ func decideSet(observed *setObservation) (*setPlan, error) {
 		status := rollout.Status(set, observed.workloads)
 		plan.status = &status
 	}
+	if slices.ContainsFunc(observed.workloads, func(workload rollout.Workload) bool { return workload.Leaving }) {
+		plan.recheck = leavingInterval
+	}
 	return plan, nil
+}
+
+func rolloutSet(set *v1alpha1.SidecarSet, now time.Time) rollout.Set {
+	strategy := &set.Spec.UpdateStrategy
+	return rollout.Set{
+		Name:                   set.Name,
+		Generation:             set.Generation,
+		UpdateRevision:         set.Status.UpdateRevision,
+		CollisionCount:         set.Status.CollisionCount,
+		Paused:                 strategy.Paused,
+		Deleting:               !set.DeletionTimestamp.IsZero(),
+		Retain:                 set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
+		Halt:                   strategy.OnFailure == v1alpha1.HaltFailurePolicy,
+		MaxConcurrentWorkloads: strategy.MaxConcurrentWorkloads,
+		Invalid:                injection.Validate(&set.Spec),
+		Status:                 set.Status,
+		Now:                    now,
+	}
 }
 
 // act carries a plan out. What goes wrong with one workload does not stop the others.

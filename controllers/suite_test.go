@@ -90,9 +90,10 @@ func newWorld(ctx context.Context) *world {
 	operator := interceptor.NewClient(base, w.intercept())
 	summaries := newSummaries(func(string, []string) {})
 	observer := &observer{cache: uncached{operator}, live: operator, summaries: summaries, operatorNamespace: "sidecarset-system"}
-	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder}
+	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder, now: func() time.Time { return time.Now().Add(w.ahead) }}
 	w.deployments = &deploymentReconciler{
-		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), recorder: w.recorder,
+		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
+		sightings: newSightings(), recorder: w.recorder,
 		now: func() time.Time { return time.Now().Add(w.ahead) },
 	}
 	return w

@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -79,13 +80,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	})
 	observer := &observer{cache: mgr.GetClient(), live: mgr.GetAPIReader(), summaries: summaries, operatorNamespace: options.OperatorNamespace}
 	writer := &writer{client: mgr.GetClient()}
-	sets := &sidecarSetReconciler{observer: observer, writer: writer, recorder: mgr.GetEventRecorder("sidecarset")}
+	sets := &sidecarSetReconciler{observer: observer, writer: writer, recorder: mgr.GetEventRecorder("sidecarset"), now: time.Now}
 	if err := setupSets(mgr, sets, changedSets); err != nil {
 		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
 	}
 	deployments := &deploymentReconciler{
 		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
-		recorder: sets.recorder, now: time.Now,
+		sightings: newSightings(), recorder: sets.recorder, now: sets.now,
 	}
 	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {
 		return fmt.Errorf("setting up the controller of Deployments: %w", err)
@@ -132,8 +133,17 @@ var setChanged = predicate.Funcs{
 // statusChanged looks at a set once more after its status was written: what was computed from an older one may differ.
 var statusChanged = handler.TypedFuncs[*v1alpha1.SidecarSet, reconcile.Request]{
 	UpdateFunc: func(_ context.Context, update event.TypedUpdateEvent[*v1alpha1.SidecarSet], queue requestQueue) {
-		queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(update.ObjectNew)}, statusInterval)
+		delay := statusInterval
+		if isRolledBack(update.ObjectNew) && !isRolledBack(update.ObjectOld) {
+			delay = membershipInterval // what failed is taken back without delay.
+		}
+		queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(update.ObjectNew)}, delay)
 	},
+}
+
+func isRolledBack(set *v1alpha1.SidecarSet) bool {
+	degraded := meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionDegraded)
+	return degraded != nil && degraded.Reason == v1alpha1.ReasonRolledBack
 }
 
 // concernsUs lets Deployments through that have, or had, an order slip or something of ours.

@@ -109,6 +109,17 @@ func (c *Content) Sidecars() []corev1.Container {
 	return sidecars
 }
 
+// Inits returns the init containers that end before the application starts.
+func (c *Content) Inits() []corev1.Container {
+	var inits []corev1.Container
+	for i := range c.InitContainers {
+		if !c.InitContainers[i].IsNativeSidecar() {
+			inits = append(inits, c.InitContainers[i].Container)
+		}
+	}
+	return inits
+}
+
 // sidecarNames returns their names.
 func (c *Content) sidecarNames() []string {
 	var names []string

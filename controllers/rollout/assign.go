@@ -12,28 +12,53 @@ type Slip struct {
 	Revision string
 }
 
-// Assign returns the slips that have to change, in the order of their workloads.
+// Assign returns the slips that have to change now, in the order of the waves. A change that makes a workload busy takes one of the free
+// places; there are as many as maxConcurrentWorkloads.
 func Assign(set Set, workloads []Workload) []Slip {
 	if set.waits() {
 		return nil
 	}
+	free := freePlaces(&set, workloads)
+	stopped := failing(&set, workloads) != nil
+	waits := waitsForCanaries(&set, workloads)
 	var slips []Slip
-	for i := range workloads {
-		workload := &workloads[i]
-		target := ""
-		if workload.Selected && !set.Deleting {
-			target = set.UpdateRevision
+	for _, workload := range inOrder(&set, workloads) {
+		goal, atOnce := set.goal(&workload, stopped, waits && !workload.Canary)
+		if goal == workload.Slip {
+			continue
 		}
-		if set.Deleting && set.Retain {
-			// The workload's controller takes the set off the slip in the write that hands its content over.
-			target = workload.Slip
+		if !atOnce && !workload.isBusy(set.Status.CurrentRevision) {
+			if free == 0 {
+				continue
+			}
+			free--
 		}
-		if target != workload.Slip {
-			slips = append(slips, Slip{Namespace: workload.Namespace, Name: workload.Name, Revision: target})
-		}
+		slips = append(slips, Slip{Namespace: workload.Namespace, Name: workload.Name, Revision: goal})
 	}
-	slices.SortFunc(slips, func(a, b Slip) int { return compareNames(a.Namespace, a.Name, b.Namespace, b.Name) })
 	return slips
+}
+
+// goal is the revision that a workload is to have next, of those that are possible now. stopped is true when the update revision has failed
+// somewhere, and waits when others go first. atOnce is true of a change that needs no place in a wave, because nothing is at rest that it
+// could disturb.
+func (s *Set) goal(workload *Workload, stopped, waits bool) (revision string, atOnce bool) {
+	current := s.Status.CurrentRevision
+	newcomer := workload.Slip == "" && !workload.Carried
+	switch {
+	case s.Deleting && s.Retain:
+		// The workload's controller takes the set off the slip in the write that hands its content over.
+		return workload.Slip, false
+	case s.Deleting || !workload.Selected:
+		return "", !workload.Carried
+	case newcomer && current != "":
+		// It gets what has proven itself, and at once when it is starting anyway.
+		return current, !workload.Complete
+	case s.failed():
+		return current, false
+	case stopped || waits:
+		return workload.Slip, false
+	}
+	return s.UpdateRevision, false
 }
 
 // Released is true when no workload has anything of the set left.

@@ -33,13 +33,16 @@ type PodUpdate struct {
 // SetUpdate is one set's part of it.
 type SetUpdate struct {
 	Key, Revision string
-	// Sidecars are the containers and native sidecars of the revision.
+	// Sidecars are the containers and native sidecars of the revision, Inits its other init containers.
 	Sidecars        []corev1.Container
+	Inits           []corev1.Container
 	MaxUnavailable  *intstr.IntOrString
 	Partition       *intstr.IntOrString
 	MinReadySeconds int32
 	// PrePull is true when its images have to be on a node before a pod there is updated.
 	PrePull bool
+	// ProgressDeadline is how long a pod that was updated in place has to become available.
+	ProgressDeadline time.Duration
 }
 
 // PodStep is what to do with the pods of a workload.
@@ -121,9 +124,15 @@ func withDefaultRequests(resources corev1.ResourceRequirements) corev1.ResourceR
 
 // Record is what the pod's annotation is to say of a patch.
 func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
-	record := InPlaceUpdate{Revisions: map[string]string{}, StartedAt: now.UTC().Truncate(time.Second), Containers: map[string]StartedContainer{}}
+	record := InPlaceUpdate{
+		Revisions: map[string]string{}, StartedAt: now.UTC().Truncate(time.Second),
+		Containers: map[string]StartedContainer{}, Restarts: map[string]int32{},
+	}
 	for i := range p.Sets {
 		record.Revisions[p.Sets[i].Key] = p.Sets[i].Revision
+		for _, sidecar := range p.Sets[i].Sidecars {
+			record.Restarts[sidecar.Name] = p.Pod.Containers[sidecar.Name].Restarts
+		}
 	}
 	// What an earlier update was to restart may have still to restart.
 	if p.Pod.Update != nil {
@@ -136,6 +145,11 @@ func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
 	for name := range p.Images() {
 		container := p.Pod.Containers[name]
 		record.Containers[name] = StartedContainer{ID: container.ID, Stopped: container.RunningSince.IsZero()}
+	}
+	for name := range record.Containers {
+		if _, ours := record.Restarts[name]; ours {
+			record.Restarts[name]++
+		}
 	}
 	return record
 }
@@ -289,7 +303,7 @@ func (u *PodUpdate) UntilHopeless() (wait time.Duration, hopeless bool) {
 			for _, sidecar := range u.Sets[j].Sidecars {
 				container := u.Pods[i].Containers[sidecar.Name]
 				if container.RunningSince.IsZero() || !container.AvailableSince.IsZero() {
-					hopeless = hopeless || container.Failing
+					hopeless = hopeless || container.Failing != nil
 					continue
 				}
 				remaining := container.RunningSince.Add(startsUp).Sub(u.Now)

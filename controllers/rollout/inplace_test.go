@@ -180,7 +180,7 @@ func TestIsRestarting(t *testing.T) {
 		"the container is gone":            {pod: updated(makePod("a", current)), change: agent(Container{}), restarting: true, updatable: true},
 		"another container runs":           {pod: updated(makePod("a", current)), updatable: true},
 		"nothing was to restart":           {pod: restarting(makePod("a", current)), change: func(p *Pod) { p.Update.Containers = nil }, updatable: true},
-		"it can not be started":            {pod: restarting(makePod("a", current)), change: agent(Container{ID: "a/agent/0", Failing: true}), restarting: true, updatable: true},
+		"it can not be started":            {pod: restarting(makePod("a", current)), change: agent(Container{ID: "a/agent/0", Failing: &Waiting{}}), restarting: true, updatable: true},
 		"it may have been started before":  {pod: stopped(makePod("a", current), 2*time.Second), restarting: true, untilRestarted: 3 * time.Second, untilUpdatable: 3 * time.Second},
 		"it was stopped a while ago":       {pod: updatedAt(restarting(makePod("a", current)), 20*time.Second), change: agent(Container{ID: "a/agent/0", Image: current}), restarting: true, untilUpdatable: 40 * time.Second},
 		"it is not started again":          {pod: updatedAt(restarting(makePod("a", current)), time.Minute), change: agent(Container{ID: "a/agent/0", Image: current}), restarting: true, updatable: true},
@@ -234,7 +234,7 @@ func TestPodPatch(t *testing.T) {
 // A record says what a container was like, and keeps what has still to restart of an earlier update.
 func TestRecord(t *testing.T) {
 	dead := restarting(makePod("a", current))
-	dead.Containers["agent"] = Container{ID: "a/agent/0", Image: current, Failing: true}
+	dead.Containers["agent"] = Container{ID: "a/agent/0", Image: current, Failing: &Waiting{}}
 	agent := SetUpdate{Key: "set", Revision: "set-3", Sidecars: []corev1.Container{{Name: "agent", Image: "set-3"}}}
 	web := SetUpdate{Key: "other", Revision: "other-2", Sidecars: []corev1.Container{{Name: "web", Image: "web-2"}}}
 	for name, test := range map[string]struct {
@@ -264,11 +264,11 @@ func TestUntilHopeless(t *testing.T) {
 		hopeless  bool
 	}{
 		"all is well":                           {"agent", makePod("b", old).Containers["agent"], 0, false},
-		"a sidecar can not be started":          {"agent", Container{Failing: true}, 0, true},
+		"a sidecar can not be started":          {"agent", Container{Failing: &Waiting{}}, 0, true},
 		"a sidecar is being started":            {"agent", Container{}, 0, false},
 		"a sidecar is getting ready":            {"agent", since(10 * time.Second), 20 * time.Second, false},
 		"a sidecar does not get ready":          {"agent", since(30 * time.Second), 0, true},
-		"the application can not be started":    {"web", Container{Failing: true}, 0, false},
+		"the application can not be started":    {"web", Container{Failing: &Waiting{}}, 0, false},
 		"the application does not become ready": {"web", since(time.Hour), 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -52,9 +52,15 @@ type Container struct {
 	StatusIndex int
 	// RunningSince is since when it runs, and AvailableSince since when it is ready besides; zero while it does not.
 	RunningSince, AvailableSince time.Time
-	// Failing is true while it can not be started.
-	Failing bool
+	// Failing is why it can not be started, in the kubelet's words; nil when it can. FailingSince is when that was seen first, with this image.
+	Failing      *Waiting
+	FailingSince time.Time
+	// Restarts counts how often it was started anew in this pod, whatever the cause.
+	Restarts int32
 }
+
+// Waiting is what the kubelet says of a container that does not run.
+type Waiting struct{ Reason, Message string }
 
 // failingReasons are those for which a container waits that will not start by waiting (pkg/kubelet/images, pkg/kubelet/kuberuntime).
 var failingReasons = []string{
@@ -69,6 +75,8 @@ type InPlaceUpdate struct {
 	StartedAt time.Time         `json:"startedAt"`
 	// Containers are those that it restarts, as they were: they have restarted when they have other IDs.
 	Containers map[string]StartedContainer `json:"containers"`
+	// Restarts is how often each sidecar of these sets is started by the end of the update; what comes on top are crashes.
+	Restarts map[string]int32 `json:"restarts,omitempty"`
 }
 
 // Equal is true of records of the same update. There is none that equals nil.
@@ -79,7 +87,8 @@ func (u *InPlaceUpdate) Equal(other *InPlaceUpdate) bool {
 // StartedContainer is a container as it was before an in-place update.
 type StartedContainer struct {
 	ID string `json:"id"`
-	// Stopped is true of one that did not run. The kubelet may have been about to start it from the older spec.
+	// Stopped is true of one that did not run. The kubelet may have been about to start it from the older spec, and may go on to tell of its
+	// old image while it pulls the new one.
 	Stopped bool `json:"stopped,omitempty"`
 }
 
@@ -116,7 +125,10 @@ func PodOf(pod *corev1.Pod) Pod {
 			status := &statuses[i]
 			container := result.Containers[status.Name]
 			container.ID, container.StatusList, container.StatusIndex = status.ContainerID, list, i
-			container.Failing = status.State.Waiting != nil && slices.Contains(failingReasons, status.State.Waiting.Reason)
+			container.Restarts = status.RestartCount
+			if waiting := status.State.Waiting; waiting != nil && slices.Contains(failingReasons, waiting.Reason) {
+				container.Failing = &Waiting{Reason: waiting.Reason, Message: waiting.Message}
+			}
 			if status.State.Running != nil {
 				container.RunningSince = status.State.Running.StartedAt.Time
 			}
@@ -190,7 +202,7 @@ func (p *Pod) untilUpdatable(now time.Time) (wait time.Duration, updatable bool)
 	for name, before := range p.Update.Containers {
 		container := p.Containers[name]
 		switch {
-		case container.ID != before.ID || before.Stopped || container.Failing:
+		case container.ID != before.ID || before.Stopped || container.Failing != nil:
 		case !container.RunningSince.IsZero():
 			return 0, false
 		default:

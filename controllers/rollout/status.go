@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 )
@@ -29,10 +31,14 @@ type Set struct {
 	Paused         bool
 	Deleting       bool
 	Retain         bool
+	// Halt is true when a failure is to leave everything as it is, instead of taking the update revision back.
+	Halt                   bool
+	MaxConcurrentWorkloads *intstr.IntOrString
 	// Invalid says what is wrong with the spec; empty when it is valid.
 	Invalid []string
 	// Status is the status as it is.
 	Status v1alpha1.SidecarSetStatus
+	Now    time.Time
 }
 
 // isNew is true of a set that brings no new revision to workloads that have it.
@@ -71,8 +77,8 @@ func Status(set Set, workloads []Workload) v1alpha1.SidecarSetStatus {
 		Problems:           tally.problems[:min(len(tally.problems), maxProblems)],
 		Conditions:         slices.Clone(set.Status.Conditions),
 	}
-	if !set.waits() && !set.Deleting && tally.settled == tally.workloads {
-		status.CurrentRevision = set.UpdateRevision
+	if !set.waits() && !set.Deleting && !set.failed() && tally.settled == tally.workloads {
+		status.CurrentRevision = tally.proven(set.UpdateRevision)
 	}
 	progressing, degraded := progressingCondition(set, tally), degradedCondition(set, tally)
 	for _, condition := range []metav1.Condition{readyCondition(tally, progressing, degraded), progressing, degraded} {
@@ -84,17 +90,36 @@ func Status(set Set, workloads []Workload) v1alpha1.SidecarSetStatus {
 
 // tally is the sum over a set's workloads.
 type tally struct {
-	workloads, settled, removing                    int32
-	injecting, rolling                              int32
-	updating, promoting, partitioned                int32
+	workloads, settled, removing     int32
+	injecting, rolling               int32
+	updating, promoting, partitioned int32
+	// queued are those with a revision from before, for which it is not the turn yet; goingBack those that a failed revision is being taken out of.
+	queued, goingBack                               int32
+	canaries, pendingCanaries                       int32
 	pods, injected, updated, available, unavailable int32
 	problems                                        []v1alpha1.Problem
 	// firstDegrading is the first problem that degrades the set; nil when none does.
 	firstDegrading *v1alpha1.Problem
+	// failed is the first workload in which the update revision has failed; nil when it has not, or is being taken back. goesBack is true from
+	// then on, if it is to be taken back.
+	failed   *Workload
+	goesBack bool
+}
+
+// proven is what becomes the current revision when all workloads have the update revision. Without any, nothing has proven itself.
+func (t *tally) proven(updateRevision string) string {
+	if t.workloads == 0 {
+		return ""
+	}
+	return updateRevision
 }
 
 func count(set Set, workloads []Workload) tally {
-	var sum tally
+	sum := tally{failed: failing(&set, workloads)}
+	sum.goesBack = set.failed() || sum.failed != nil && !set.Halt && !set.Paused
+	if waitsForCanaries(&set, workloads) {
+		sum.canaries, sum.pendingCanaries = canaries(&set, workloads)
+	}
 	for i := range workloads {
 		workload := &workloads[i]
 		if !workload.Selected || set.Deleting {
@@ -124,6 +149,9 @@ func (t *tally) add(set Set, workload *Workload) {
 	if !set.Deleting {
 		t.addProblem(workload, summary.Problem)
 	}
+	if t.goesBack && !set.isBack(workload) {
+		t.goingBack++
+	}
 	switch {
 	case workload.hasSettled(set.UpdateRevision, set.Status.CurrentRevision):
 		t.settled++
@@ -136,6 +164,8 @@ func (t *tally) add(set Set, workload *Workload) {
 		t.partitioned++
 	case summary.Rendered == "" || (set.isNew() && summary.Injected < workload.Replicas):
 		t.injecting++
+	case workload.Slip != set.UpdateRevision:
+		t.queued++
 	default:
 		t.rolling++
 	}
@@ -166,27 +196,49 @@ func progressingCondition(set Set, sum tally) metav1.Condition {
 		return is(metav1.ConditionFalse, v1alpha1.ReasonComplete, "Nothing is changed until the spec is corrected.")
 	case set.Paused:
 		return is(metav1.ConditionFalse, v1alpha1.ReasonPaused, "Nothing is changed while updateStrategy.paused is true; %d of %s up to date.", sum.settled, workloads(sum.workloads))
+	case sum.goingBack > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingBack, "Taking revision %s back; %s left.", set.UpdateRevision, workloads(sum.goingBack))
+	case set.failed():
+		return is(metav1.ConditionFalse, v1alpha1.ReasonComplete, "Revision %s was taken back; nothing is changed until the spec is corrected.", set.UpdateRevision)
+	case sum.failed != nil:
+		return is(metav1.ConditionFalse, v1alpha1.ReasonHalted, "No further pod is changed until those that failed recover, or the spec changes; %d of %s up to date.", sum.settled, workloads(sum.workloads))
 	case sum.removing > 0:
 		return is(metav1.ConditionTrue, v1alpha1.ReasonRemoving, "Taking the rendered content out of %s no longer selected.", workloads(sum.removing))
-	case sum.injecting > 0:
-		return is(metav1.ConditionTrue, v1alpha1.ReasonInjecting, "Injecting into %s; %d of %d up to date.", workloads(sum.injecting), sum.settled, sum.workloads)
-	case sum.rolling > 0:
-		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingWorkloads, "Rolling out in %s; %d of %d up to date.", workloads(sum.rolling), sum.settled, sum.workloads)
 	}
-	return inPlaceCondition(sum, is)
+	return goingOnCondition(set, sum, is)
 }
 
-// inPlaceCondition tells of updates in place, which are the last thing to be told of.
-func inPlaceCondition(sum tally, is func(status metav1.ConditionStatus, reason, format string, args ...any) metav1.Condition) metav1.Condition {
+// goingOnCondition tells how the update revision gets on. What is queued goes the way of what went last, so that the reason does not change with
+// every wave.
+func goingOnCondition(set Set, sum tally, is func(status metav1.ConditionStatus, reason, format string, args ...any) metav1.Condition) metav1.Condition {
+	progress := fmt.Sprintf("; %d of %d up to date.", sum.settled, sum.workloads)
+	if sum.queued > 0 {
+		progress = fmt.Sprintf(", %d waiting for their turn%s", sum.queued, progress)
+	}
+	queuedInPlace := sum.queued > 0 && (sum.promoting > 0 || set.wentInPlace())
 	switch {
-	case sum.updating > 0:
-		return is(metav1.ConditionTrue, v1alpha1.ReasonUpdatingPods, "Updating pods of %s in place; %d of %d up to date.", workloads(sum.updating), sum.settled, sum.workloads)
+	case sum.pendingCanaries > 0 && sum.workloads > sum.canaries:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonWaitingForCanary, "The canaries go first: %d of %d left; %d of %d up to date.", sum.pendingCanaries, sum.canaries, sum.settled, sum.workloads)
+	case sum.injecting > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonInjecting, "Injecting into %s%s", workloads(sum.injecting), progress)
+	case sum.rolling > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingWorkloads, "Rolling out in %s%s", workloads(sum.rolling), progress)
+	case sum.updating > 0 || queuedInPlace:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonUpdatingPods, "Updating pods of %s in place%s", workloads(sum.updating), progress)
+	case sum.queued > 0:
+		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingWorkloads, "Rolling out in %s%s", workloads(sum.rolling), progress)
 	case sum.promoting > 0:
-		return is(metav1.ConditionTrue, v1alpha1.ReasonPromoting, "Bringing the template of %s after its pods; %d of %d up to date.", workloads(sum.promoting), sum.settled, sum.workloads)
+		return is(metav1.ConditionTrue, v1alpha1.ReasonPromoting, "Bringing the template of %s after its pods%s", workloads(sum.promoting), progress)
 	case sum.partitioned > 0:
-		return is(metav1.ConditionFalse, v1alpha1.ReasonPartitioned, "updateStrategy.partition keeps pods of %s at the old revision; %d of %d up to date.", workloads(sum.partitioned), sum.settled, sum.workloads)
+		return is(metav1.ConditionFalse, v1alpha1.ReasonPartitioned, "updateStrategy.partition keeps pods of %s at the old revision%s", workloads(sum.partitioned), progress)
 	}
 	return is(metav1.ConditionFalse, v1alpha1.ReasonComplete, "%d of %s up to date.", sum.settled, workloads(sum.workloads))
+}
+
+// wentInPlace is true when the last that was told of this generation's update is that it goes into running pods.
+func (s *Set) wentInPlace() bool {
+	progressing := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionProgressing)
+	return progressing != nil && progressing.Reason == v1alpha1.ReasonUpdatingPods && progressing.ObservedGeneration == s.Generation
 }
 
 func degradedCondition(set Set, sum tally) metav1.Condition {
@@ -195,9 +247,16 @@ func degradedCondition(set Set, sum tally) metav1.Condition {
 	case len(set.Invalid) > 0:
 		condition.Reason = v1alpha1.ReasonPreflightFailed
 		condition.Message = truncate("The spec is invalid: "+strings.Join(set.Invalid, "; ")+".", maxMessage)
+	case set.failed():
+		condition = *meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionDegraded)
+	case sum.failed != nil && sum.goesBack:
+		return rolledBack(&set, sum.failed)
 	case sum.firstDegrading != nil:
 		first := sum.firstDegrading
 		condition.Reason = first.Reason
+		if slices.Contains(failureReasons, first.Reason) {
+			condition.Reason = v1alpha1.ReasonPodsFailing
+		}
 		condition.Message = truncate(fmt.Sprintf("%s with a problem. %s %s/%s: %s", workloads(int32(len(sum.problems))),
 			first.Kind, first.Namespace, first.Name, first.Message), maxMessage)
 	default:

@@ -37,7 +37,11 @@ func (w Workload) rolling() Workload { w.Complete = false; return w }
 
 func (w Workload) with(problem *Problem) Workload { w.Summary.Problem = problem; return w }
 
-func makeSet() Set { return Set{Name: "set", Generation: 7, UpdateRevision: current} }
+func (w Workload) canary() Workload { w.Canary = true; return w }
+
+func (w Workload) in(phase Phase) Workload { w.Summary.Phase = phase; return w }
+
+func makeSet() Set { return Set{Name: "set", Generation: 7, UpdateRevision: current, Now: noon} }
 
 // line shows a status as "kubectl get" does, and what the conditions say.
 func line(status v1alpha1.SidecarSetStatus) string {
@@ -54,6 +58,14 @@ func TestStatus(t *testing.T) {
 	stuck := &Problem{v1alpha1.ReasonNameConflict, `container "web" is the application's own`}
 	waiting := &Problem{v1alpha1.ReasonWorkloadPaused, "its owner paused it"}
 	settled := makeWorkload("web").selected().assigned(current).at(current, 3, 3, 3)
+	queued := makeWorkload("web").selected().assigned(old).at(old, 3, 3, 3)
+	failed := makeWorkload("cart").selected().assigned(current).at(old, 3, 1, 0).with(&Problem{v1alpha1.ReasonCrashLoop, "it crashes"})
+	afterFailure := func(set *Set) {
+		set.Status.CurrentRevision = old
+		set.Status.Conditions = []metav1.Condition{{
+			Type: "Degraded", Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRolledBack, Message: "what happened", ObservedGeneration: set.Generation,
+		}}
+	}
 	for _, test := range []struct {
 		name      string
 		set       func(*Set)
@@ -87,7 +99,7 @@ func TestStatus(t *testing.T) {
 	}, {
 		name:      "a new revision, not assigned yet",
 		workloads: []Workload{makeWorkload("web").selected().assigned(old).at(old, 3, 3, 3)},
-		want:      "workloads 0/1 pods 3 injected 3 updated 0 available 0 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+		want:      "workloads 0/1 pods 3 injected 3 updated 0 available 0 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 0 workloads, 1 waiting for their turn; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 0 workloads, 1 waiting for their turn; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
 		name:      "a new revision rolls out, a pod more than the cache has",
 		set:       func(set *Set) { set.Status.CurrentRevision = old },
@@ -120,6 +132,50 @@ func TestStatus(t *testing.T) {
 		set:       func(set *Set) { set.Deleting = true },
 		workloads: []Workload{settled},
 		want:      "workloads 1/1 pods 3 injected 3 updated 3 available 3 unavailable 0 | Ready=False/Removing: The set is being deleted; 1 workload left to release. | Progressing=True/Removing: The set is being deleted; 1 workload left to release. | Degraded=False/AsExpected: No workload has a problem.",
+	}, {
+		name:      "a revision fails in one of two",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
+		workloads: []Workload{failed, queued},
+		want:      `workloads 0/2 pods 6 injected 6 updated 1 available 0 unavailable 0 | Ready=False/RolledBack: Revision set-2 failed in Deployment shop/cart at 1970-01-01T02:46:40Z, and everything goes back to the revision set-1 from before. Correct the spec: it is not tried again until the spec changes. What failed: it crashes | Progressing=True/RollingBack: Taking revision set-2 back; 1 workload left. | Degraded=True/RolledBack: Revision set-2 failed in Deployment shop/cart at 1970-01-01T02:46:40Z, and everything goes back to the revision set-1 from before. Correct the spec: it is not tried again until the spec changes. What failed: it crashes`,
+	}, {
+		name:      "a first revision fails",
+		workloads: []Workload{failed},
+		want:      `workloads 0/1 pods 3 injected 3 updated 1 available 0 unavailable 0 | Ready=False/RolledBack: Revision set-2 failed in Deployment shop/cart at 1970-01-01T02:46:40Z, and everything goes back to what was there before the set. Correct the spec: it is not tried again until the spec changes. What failed: it crashes | Progressing=True/RollingBack: Taking revision set-2 back; 1 workload left. | Degraded=True/RolledBack: Revision set-2 failed in Deployment shop/cart at 1970-01-01T02:46:40Z, and everything goes back to what was there before the set. Correct the spec: it is not tried again until the spec changes. What failed: it crashes`,
+	}, {
+		name:      "a revision fails, and nothing is to go back",
+		set:       func(set *Set) { set.Status.CurrentRevision, set.Halt = old, true },
+		workloads: []Workload{failed, queued},
+		want:      "workloads 0/2 pods 6 injected 6 updated 1 available 0 unavailable 0 | Ready=False/PodsFailing: 1 workload with a problem. Deployment shop/cart: it crashes | Progressing=False/Halted: No further pod is changed until those that failed recover, or the spec changes; 0 of 2 workloads up to date. | Degraded=True/PodsFailing: 1 workload with a problem. Deployment shop/cart: it crashes",
+	}, {
+		name:      "a sidecar crashes long after the update",
+		set:       func(set *Set) { set.Status.CurrentRevision = current },
+		workloads: []Workload{settled.at(current, 3, 3, 2).with(failed.Summary.Problem)},
+		want:      "workloads 1/1 pods 3 injected 3 updated 3 available 2 unavailable 0 | Ready=False/PodsFailing: 1 workload with a problem. Deployment shop/web: it crashes | Progressing=False/Complete: 1 of 1 workload up to date. | Degraded=True/PodsFailing: 1 workload with a problem. Deployment shop/web: it crashes",
+	}, {
+		name:      "going back",
+		set:       afterFailure,
+		workloads: []Workload{makeWorkload("cart").selected().assigned(old).at(old, 3, 2, 2).rolling(), queued},
+		want:      "workloads 0/2 pods 6 injected 6 updated 0 available 0 unavailable 0 | Ready=False/RolledBack: what happened | Progressing=True/RollingBack: Taking revision set-2 back; 1 workload left. | Degraded=True/RolledBack: what happened",
+	}, {
+		name:      "back",
+		set:       afterFailure,
+		workloads: []Workload{queued},
+		want:      "workloads 0/1 pods 3 injected 3 updated 0 available 0 unavailable 0 | Ready=False/RolledBack: what happened | Progressing=False/Complete: Revision set-2 was taken back; nothing is changed until the spec is corrected. | Degraded=True/RolledBack: what happened",
+	}, {
+		name:      "back, and the spec was corrected",
+		set:       func(set *Set) { afterFailure(set); set.Generation++ },
+		workloads: []Workload{queued},
+		want:      "workloads 0/1 pods 3 injected 3 updated 0 available 0 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 0 workloads, 1 waiting for their turn; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 0 workloads, 1 waiting for their turn; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+	}, {
+		name:      "a canary goes first",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
+		workloads: []Workload{makeWorkload("canary").selected().canary().assigned(current).at(old, 3, 1, 1).in(UpdatingPods), queued},
+		want:      "workloads 0/2 pods 6 injected 6 updated 1 available 1 unavailable 0 | Ready=False/WaitingForCanary: The canaries go first: 1 of 1 left; 0 of 2 up to date. | Progressing=True/WaitingForCanary: The canaries go first: 1 of 1 left; 0 of 2 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+	}, {
+		name:      "promoting, with others in the queue",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
+		workloads: []Workload{makeWorkload("cart").selected().assigned(current).at(old, 3, 3, 3).in(Promoting), queued},
+		want:      "workloads 0/2 pods 6 injected 6 updated 3 available 3 unavailable 0 | Ready=False/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 2 up to date. | Progressing=True/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 2 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
 		name:      "an invalid spec",
 		set:       func(set *Set) { set.Invalid = []string{"spec.selector is invalid", "spec is empty"} },
@@ -161,6 +217,9 @@ func TestCurrentRevisionFollowsWhenAllHaveSettled(t *testing.T) {
 	settled := makeWorkload("web").selected().assigned(current).at(current, 3, 3, 3)
 	if status := Status(set, []Workload{settled}); status.CurrentRevision != current {
 		t.Errorf("it is %q when all have settled", status.CurrentRevision)
+	}
+	if status := Status(set, nil); status.CurrentRevision != "" {
+		t.Errorf("it is %q without any workload that could have proven it", status.CurrentRevision)
 	}
 	set.Paused = true
 	if status := Status(set, nil); status.CurrentRevision != old {

@@ -4,8 +4,12 @@
 package rollout
 
 import (
+	"maps"
 	"slices"
+	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 )
@@ -54,6 +58,8 @@ type Summary struct {
 	Phase    Phase
 	// Injected, Updated and Available count pods: with any revision of the set, with Target, and those whose sidecars are available.
 	Injected, Updated, Available int32
+	// PodRevisions are the revisions of the set that its pods have, sorted and separated by commas.
+	PodRevisions string
 	// Problem is nil when all is well.
 	Problem *Problem
 }
@@ -70,11 +76,13 @@ func (s Summary) Equal(other Summary) bool {
 func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, recheck time.Duration) {
 	summary = Summary{Target: set.Revision}
 	update := PodUpdate{Sets: []SetUpdate{set}, Now: now}
+	revisions := map[string]bool{}
 	for i := range pods {
 		revision, injected := pods[i].Revisions[set.Key]
 		if !injected {
 			continue
 		}
+		revisions[revision] = true
 		summary.Injected++
 		if revision != set.Revision {
 			continue
@@ -86,6 +94,7 @@ func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, reche
 			recheck = soonest(recheck, remaining)
 		}
 	}
+	summary.PodRevisions = strings.Join(slices.Sorted(maps.Keys(revisions)), ",")
 	return summary, recheck
 }
 
@@ -103,12 +112,15 @@ func DeploymentProblem(deployment Deployment, summary Summary) *Problem {
 // Workload is one set's view of a Deployment.
 type Workload struct {
 	Namespace, Name string
-	// Selected is true when the set selects it and it is not excluded.
-	Selected bool
+	UID             types.UID
+	// Selected is true when the set selects it and it is not excluded, and Canary when the set's canaries are selected so as well.
+	Selected, Canary bool
 	// Slip is the revision that it was assigned; empty when none.
 	Slip string
 	// Carried is true when its template still holds something of the set.
 	Carried bool
+	// Leaving is true when its template does not, and pods still do.
+	Leaving bool
 	Deployment
 	// Summary is nil until the workload's controller has seen it.
 	Summary *Summary
@@ -140,4 +152,26 @@ func (w *Workload) hasSettled(revision, currentRevision string) bool {
 		return false
 	}
 	return summary.Available >= w.Replicas || (w.Complete && revision == currentRevision)
+}
+
+// isAtRest is true when nothing more happens in a workload with the revision on its slip, unless people act.
+func (w *Workload) isAtRest(currentRevision string) bool {
+	return w.hasSettled(w.Slip, currentRevision) || w.current().Phase == Partitioned
+}
+
+// isBusy is true of a workload from the change of its slip until it is at rest or has failed. One that waits for its owner is not busy, so
+// that it delays only itself; but one of which a PodDisruptionBudget has let some pods go is.
+func (w *Workload) isBusy(currentRevision string) bool {
+	summary := w.current()
+	switch {
+	case w.Slip == "":
+		return (w.Carried || w.Leaving) && !w.Paused && !w.Stuck && !summary.Problem.degrades()
+	case w.isAtRest(currentRevision):
+		return false
+	case summary.Problem == nil:
+		return true
+	case summary.Problem.Reason == v1alpha1.ReasonDisruptionBudget:
+		return summary.Updated > 0
+	}
+	return false
 }

@@ -51,7 +51,7 @@ func TestPodOf(t *testing.T) {
 	if agent := read.Containers["agent"]; agent.List != "containers" || agent.Index != 1 || agent.Image != "a:1" {
 		t.Errorf("agent is %+v", agent)
 	}
-	if read.Containers["agent"].Failing || !read.Containers["crashed"].Failing {
+	if read.Containers["agent"].Failing != nil || read.Containers["crashed"].Failing == nil {
 		t.Error("the container that crashed, and no other, fails")
 	}
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionTrue, LastTransitionTime: seconds(15)}}
@@ -82,7 +82,7 @@ func TestSummarize(t *testing.T) {
 	}
 	set := SetUpdate{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent"}, {Name: "proxy"}}, MinReadySeconds: 10}
 	summary, recheck := Summarize(set, pods, time.Unix(31, 0))
-	if diff := cmp.Diff(Summary{Target: current, Injected: 6, Updated: 5, Available: 1}, summary); diff != "" {
+	if diff := cmp.Diff(Summary{Target: current, Injected: 6, Updated: 5, Available: 1, PodRevisions: "set-1,set-2"}, summary); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}
 	if recheck != 3*time.Second {

@@ -1,0 +1,78 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"slices"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// stoppedInterval is how often a workload looks whether a failure elsewhere is over, of which no event comes here.
+const stoppedInterval = 5 * time.Second
+
+// assess counts what became of each set in the pods, and stops the sets whose revision has failed, here or in another workload: they are held
+// as they are until the sets' controller takes the revision back, or the pods that failed recover.
+func (r *deploymentReconciler) assess(observed *workloadObservation) {
+	now := r.now()
+	name := client.ObjectKeyFromObject(observed.deployment)
+	r.sightings.date(name, observed.pods, now)
+	for i := range observed.assigned {
+		set := &observed.assigned[i]
+		update := set.update()
+		set.summary, set.recheck = rollout.Summarize(update, observed.pods, now)
+		if set.standing == leaving {
+			continue
+		}
+		failure, recheck := update.Failure(observed.pods, rolloutOf(observed.deployment), now)
+		set.failure, set.recheck = failure, soonest(set.recheck, recheck)
+		if set.judged && (failure != nil || r.summaries.hasFailed(name, set.Key, set.Revision)) {
+			set.stopped, set.Held = true, true
+			set.recheck = soonest(set.recheck, stoppedInterval)
+		}
+	}
+}
+
+// isJudged is true when a plan brings a revision that may fail.
+func (o *workloadObservation) isJudged(plan *injection.Plan) bool {
+	judged := false
+	o.eachNew(plan, func(key string) {
+		judged = judged || slices.ContainsFunc(o.assigned, func(set assignedSet) bool { return set.Key == key && set.judged })
+	})
+	return judged
+}
+
+// problemOf is what is most worth telling of a set in a workload: that its revision failed, what came of it in this reconcile, what its
+// Deployment's own rollout makes of it, or that the application holds it up.
+func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summary, outcome *outcome) *rollout.Problem {
+	if set.failure != nil {
+		return set.failure
+	}
+	if problem, ok := outcome.problems[set.Key]; ok {
+		return &problem
+	}
+	deployment := rolloutOf(o.deployment)
+	if o.intent == nil {
+		if problem := rollout.DeploymentProblem(deployment, summary); problem != nil {
+			return problem
+		}
+	}
+	if set.standing == leaving || deployment.Complete && summary.Rendered == summary.Target && summary.Updated == summary.Injected {
+		return nil
+	}
+	return rollout.ApplicationProblem(o.updates(), o.pods)
+}
+
+// updates are the parts of all sets.
+func (o *workloadObservation) updates() []rollout.SetUpdate {
+	updates := make([]rollout.SetUpdate, 0, len(o.assigned))
+	for i := range o.assigned {
+		updates = append(updates, o.assigned[i].update())
+	}
+	return updates
+}

@@ -1,0 +1,158 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+)
+
+const (
+	// failingFor is how long a container has to be unable to start before it has failed.
+	failingFor = 3 * time.Second
+	// staleFor is the same for one that could not start before its update either: the kubelet's words may still be about the old image, for as
+	// long as it pulls the new one.
+	staleFor = time.Minute
+	// restartsToFail is how many restarts after its update make a container a failed one.
+	restartsToFail = 3
+	// recoversAfter is how long such a container has to be available to have recovered.
+	recoversAfter = 30 * time.Second
+)
+
+// pullReasons are those of failingReasons that are about the image.
+var pullReasons = []string{"ErrImagePull", "ImagePullBackOff", "InvalidImageName"}
+
+// failureReasons are the reasons of problems that say that a revision has failed in a workload.
+var failureReasons = []string{v1alpha1.ReasonImagePullFailed, v1alpha1.ReasonCrashLoop, v1alpha1.ReasonProgressDeadlineExceeded}
+
+// IsFailure is true of a problem that says that the revision itself has failed in a workload.
+func (p *Problem) IsFailure() bool { return p != nil && slices.Contains(failureReasons, p.Reason) }
+
+// Failure is why the set's revision has failed in a workload, judged by the first pod, by name, that failed; nil when none has. What an
+// application container does is not judged. recheck is in how long time alone may make a pod fail, or recover; zero when it does not.
+func (s *SetUpdate) Failure(pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
+	first := ""
+	for i := range pods {
+		pod := &pods[i]
+		if pod.Revisions[s.Key] != s.Revision || (pod.Update != nil && !pod.Observed) {
+			continue // a kubelet that does not answer says nothing about a revision.
+		}
+		failure, wait := s.podFailure(pod, deployment, now)
+		recheck = soonest(recheck, wait)
+		if failure != nil && (first == "" || pod.Name < first) {
+			problem, first = failure, pod.Name
+		}
+	}
+	return problem, recheck
+}
+
+func (s *SetUpdate) podFailure(pod *Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
+	for _, sidecar := range slices.Concat(s.Inits, s.Sidecars) {
+		failure, wait := pod.containerFailure(sidecar.Name, now)
+		if failure != nil {
+			return failure, wait
+		}
+		recheck = soonest(recheck, wait)
+	}
+	late, wait := s.lateness(pod, deployment, now)
+	return late, soonest(recheck, wait)
+}
+
+// containerFailure judges a container by what the kubelet says of it, and by how often it was restarted.
+func (p *Pod) containerFailure(name string, now time.Time) (problem *Problem, recheck time.Duration) {
+	container := p.Containers[name]
+	if container.Failing != nil && !container.FailingSince.IsZero() {
+		patience := failingFor
+		if p.Update != nil && p.Update.Containers[name].Stopped {
+			patience = staleFor
+		}
+		if remaining := container.FailingSince.Add(patience).Sub(now); remaining > 0 {
+			return nil, remaining
+		}
+		reason := v1alpha1.ReasonCrashLoop
+		if slices.Contains(pullReasons, container.Failing.Reason) {
+			reason = v1alpha1.ReasonImagePullFailed
+		}
+		return &Problem{reason, fmt.Sprintf("container %q of pod %s with image %q waits in %s: %s",
+			name, p.Name, container.Image, container.Failing.Reason, container.Failing.Message)}, 0
+	}
+	restarts := container.Restarts
+	if p.Update != nil {
+		restarts -= p.Update.Restarts[name]
+	}
+	if restarts < restartsToFail {
+		return nil, 0
+	}
+	recheck = recoversAfter
+	if !container.AvailableSince.IsZero() {
+		if recheck = container.AvailableSince.Add(recoversAfter).Sub(now); recheck <= 0 {
+			return nil, 0
+		}
+	}
+	return &Problem{v1alpha1.ReasonCrashLoop, fmt.Sprintf("container %q of pod %s with image %q was restarted %d times: look at its log",
+		name, p.Name, container.Image, restarts)}, recheck
+}
+
+// lateness judges a pod whose sidecars are not available in time: a pod that was updated in place by the set's deadline, one that came with the
+// revision by that of its Deployment, unless the application is what fails in it.
+func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
+	if remaining, available := (&PodUpdate{Sets: []SetUpdate{*s}, Now: now}).untilSidecarsAvailable(pod); available && remaining <= 0 {
+		return nil, 0
+	}
+	deadline := "the Deployment's progressDeadlineSeconds"
+	switch {
+	case pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision && s.ProgressDeadline > 0:
+		if remaining := pod.Update.StartedAt.Add(s.ProgressDeadline).Sub(now); remaining > 0 {
+			return nil, remaining
+		}
+		deadline = "updateStrategy.progressDeadlineSeconds"
+	case !deployment.Stuck || pod.failingApplication([]SetUpdate{*s}) != "":
+		return nil, 0
+	}
+	return &Problem{v1alpha1.ReasonProgressDeadlineExceeded, fmt.Sprintf("container %q of pod %s is not available within %s: look at its readiness probe and its log",
+		s.firstUnavailable(pod), pod.Name, deadline)}, 0
+}
+
+// firstUnavailable names the first sidecar of a pod that is not available, or the first one when all wait for minReadySeconds.
+func (s *SetUpdate) firstUnavailable(pod *Pod) string {
+	index := slices.IndexFunc(s.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].AvailableSince.IsZero() })
+	if len(s.Sidecars) == 0 {
+		return ""
+	}
+	return s.Sidecars[max(0, index)].Name
+}
+
+// failingApplication names the first container of a pod, by name, that can not be started and is of none of the sets; empty when there is none.
+func (p *Pod) failingApplication(sets []SetUpdate) string {
+	first := ""
+	for name, container := range p.Containers {
+		if container.Failing == nil || (first != "" && first < name) {
+			continue
+		}
+		ofSet := func(sidecar corev1.Container) bool { return sidecar.Name == name }
+		if !slices.ContainsFunc(sets, func(set SetUpdate) bool { return slices.ContainsFunc(slices.Concat(set.Inits, set.Sidecars), ofSet) }) {
+			first = name
+		}
+	}
+	return first
+}
+
+// ApplicationProblem is why a workload waits whose application can not be started; nil when it can. sets are all that it carries.
+func ApplicationProblem(sets []SetUpdate, pods []Pod) *Problem {
+	var failing, container string
+	for i := range pods {
+		if name := pods[i].failingApplication(sets); name != "" && (failing == "" || pods[i].Name < failing) {
+			failing, container = pods[i].Name, name
+		}
+	}
+	if failing == "" {
+		return nil
+	}
+	return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf("the application's container %q of pod %s can not be started: the workload goes on when it can", container, failing)}
+}

@@ -1,0 +1,135 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rollout
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+)
+
+// makeUpdated is a pod that was updated in place so long ago, and whose sidecar runs since then.
+func makeUpdated(name string, ago time.Duration) Pod {
+	pod := makePod(name, current)
+	pod.Update = &InPlaceUpdate{
+		Revisions: map[string]string{"set": current}, StartedAt: noon.Add(-ago), Restarts: map[string]int32{"agent": 1},
+		Containers: map[string]StartedContainer{"agent": {ID: "before"}},
+	}
+	return pod.with("agent", func(c *Container) { c.AvailableSince, c.Restarts = noon.Add(-ago), 1 })
+}
+
+func (p Pod) with(container string, change func(*Container)) Pod {
+	changed := p.Containers[container]
+	change(&changed)
+	p.Containers[container] = changed
+	return p
+}
+
+// waits makes a container wait for a reason since so long ago.
+func (p Pod) waits(container, reason string, ago time.Duration) Pod {
+	return p.with(container, func(c *Container) {
+		c.RunningSince, c.AvailableSince = time.Time{}, time.Time{}
+		c.Failing, c.FailingSince = &Waiting{reason, "no luck"}, noon.Add(-ago)
+	})
+}
+
+func TestFailure(t *testing.T) {
+	unavailable := func(c *Container) { c.AvailableSince = time.Time{} }
+	unseen := makeUpdated("a", time.Hour).waits("agent", "ErrImagePull", time.Hour)
+	unseen.Observed = false
+	stale := makeUpdated("a", 5*time.Second).waits("agent", "ImagePullBackOff", 5*time.Second)
+	stale.Update.Containers["agent"] = StartedContainer{ID: "before", Stopped: true}
+	never := makeUpdated("a", 5*time.Minute).with("agent", unavailable)
+	born := makePod("a", current).with("agent", unavailable)
+	for _, test := range []struct {
+		name       string
+		pods       []Pod
+		deployment Deployment
+		reason     string
+		message    string
+		recheck    time.Duration
+	}{
+		{name: "all is well", pods: []Pod{makeUpdated("a", time.Minute), makePod("b", old)}},
+		{name: "an image that can not be pulled", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "ErrImagePull", 3*time.Second)}, reason: v1alpha1.ReasonImagePullFailed,
+			message: `container "agent" of pod a with image "set-2" waits in ErrImagePull: no luck`},
+		{name: "not yet for three seconds", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "ErrImagePull", time.Second)}, recheck: 2 * time.Second},
+		{name: "a crash loop", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "CrashLoopBackOff", time.Minute)}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" waits in CrashLoopBackOff: no luck`},
+		{name: "the application's crash loop", pods: []Pod{makeUpdated("a", time.Minute).waits("web", "CrashLoopBackOff", time.Minute)}},
+		{name: "a pod of another revision", pods: []Pod{makePod("a", old).waits("agent", "CrashLoopBackOff", time.Minute)}},
+		{name: "a pod that its kubelet has not seen", pods: []Pod{unseen}},
+		{name: "one that could not start before either", pods: []Pod{stale}, recheck: 55 * time.Second},
+		{name: "the first by name", pods: []Pod{makeUpdated("b", time.Minute).waits("agent", "CrashLoopBackOff", time.Minute), makeUpdated("a", time.Minute).waits("agent", "RunContainerError", time.Minute)},
+			reason: v1alpha1.ReasonCrashLoop, message: `container "agent" of pod a with image "set-2" waits in RunContainerError: no luck`},
+		{name: "a third restart", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 4; unavailable(c) })}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" was restarted 3 times: look at its log`, recheck: 30 * time.Second},
+		{name: "two restarts", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 3; unavailable(c) })}, recheck: 4 * time.Minute},
+		{name: "restarts that it has recovered from", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 9 })}},
+		{name: "and not recovered yet", pods: []Pod{makeUpdated("a", 20*time.Second).with("agent", func(c *Container) { c.Restarts = 9 })}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" was restarted 8 times: look at its log`, recheck: 10 * time.Second},
+		{name: "never available", pods: []Pod{never}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
+			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`},
+		{name: "not available yet", pods: []Pod{makeUpdated("a", 4*time.Minute).with("agent", unavailable)}, recheck: time.Minute},
+		{name: "a new pod has the Deployment's time", pods: []Pod{born}, deployment: Deployment{Replicas: 1}},
+		{name: "until its deadline", pods: []Pod{born}, deployment: Deployment{Stuck: true}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
+			message: `container "agent" of pod a is not available within the Deployment's progressDeadlineSeconds: look at its readiness probe and its log`},
+		{name: "unless the application fails in it", pods: []Pod{makePod("a", current).with("agent", unavailable).waits("web", "CrashLoopBackOff", time.Minute)}, deployment: Deployment{Stuck: true}},
+		{name: "a stuck rollout with available sidecars is the application's", pods: []Pod{makePod("a", current)}, deployment: Deployment{Stuck: true}},
+		{name: "an init container", pods: []Pod{func() Pod {
+			pod := makePod("a", current)
+			pod.Containers["setup"] = Container{Image: "s:1"}
+			return pod.waits("setup", "CreateContainerConfigError", time.Minute)
+		}()}, reason: v1alpha1.ReasonCrashLoop, message: `container "setup" of pod a with image "s:1" waits in CreateContainerConfigError: no luck`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			set := SetUpdate{
+				Key: "set", Revision: current, ProgressDeadline: 5 * time.Minute,
+				Sidecars: []corev1.Container{{Name: "agent"}}, Inits: []corev1.Container{{Name: "setup"}},
+			}
+			problem, recheck := set.Failure(test.pods, test.deployment, noon)
+			got := Problem{}
+			if problem != nil {
+				got = *problem
+			}
+			if want := (Problem{test.reason, test.message}); got != want {
+				t.Errorf("problem %+v, want %+v", got, want)
+			}
+			if recheck != test.recheck {
+				t.Errorf("recheck in %v, want %v", recheck, test.recheck)
+			}
+			if problem != nil && !problem.IsFailure() {
+				t.Error("it is no failure")
+			}
+		})
+	}
+}
+
+func TestApplicationProblem(t *testing.T) {
+	sets := []SetUpdate{{Key: "set", Sidecars: []corev1.Container{{Name: "agent"}}}}
+	broken := makePod("b", current).waits("web", "CrashLoopBackOff", time.Minute)
+	if problem := ApplicationProblem(sets, []Pod{makePod("a", current), broken}); problem == nil || problem.Reason != v1alpha1.ReasonWorkloadStuck || problem.IsFailure() {
+		t.Errorf("the application crashes, and the problem is %+v", problem)
+	}
+	sidecar := makePod("a", current).waits("agent", "CrashLoopBackOff", time.Minute)
+	if problem := ApplicationProblem(sets, []Pod{sidecar}); problem != nil {
+		t.Errorf("a sidecar crashes, and the application has problem %+v", problem)
+	}
+}
+
+// What an update restarts is no crash, and what it finds broken may look so for a while.
+func TestARecordTellsWhatCameBefore(t *testing.T) {
+	pod := makePod("a", old).waits("agent", "CrashLoopBackOff", time.Minute).with("agent", func(c *Container) { c.Restarts = 7 })
+	patch := PodPatch{Pod: pod, Sets: []SetUpdate{{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent", Image: current}}}}}
+	record := patch.Record(noon)
+	if record.Restarts["agent"] != 8 || !record.Containers["agent"].Stopped {
+		t.Errorf("the record is %+v", record)
+	}
+	resized := PodPatch{Pod: pod, Sets: []SetUpdate{{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent", Image: old}}}}}
+	if record := resized.Record(noon); record.Restarts["agent"] != 7 {
+		t.Errorf("the record of an update that restarts nothing is %+v", record)
+	}
+}
