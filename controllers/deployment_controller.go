@@ -189,7 +189,7 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 // tooYoung is how long to leave a workload alone because what was written last is too young to act upon; zero when there is nothing to do, or
 // it is old enough.
 func (r *deploymentReconciler) tooYoung(observed *workloadObservation, plan *injection.Plan) time.Duration {
-	if observed.goesInPlace(plan) && !observed.isJudged(plan) {
+	if observed.goesInPlace(plan) && observed.goesBack(plan) {
 		return 0 // a revision that failed is taken back without delay.
 	}
 	if plan.Changed && plan.Holds() {
