@@ -34,7 +34,7 @@ var _ = Describe("Acceptance 11: at scale", Label("scale"), SpecPriority(-1), fu
 		Eventually(ctx, shop.rolledOut).WithTimeout(patience).WithPolling(time.Second).Should(Equal(workloads))
 
 		writes, start := writesFromNow(), time.Now()
-		shop.apply(ctx, logAgent().Obj())
+		shop.apply(ctx, logAgent().AtATime("100%").Obj())
 		Eventually(func(g Gomega) {
 			set := &v1alpha1.SidecarSet{}
 			g.Expect(k8s.Get(ctx, shop.key("log-agent"), set)).To(Succeed())
