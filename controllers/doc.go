@@ -20,8 +20,11 @@
 // time, and when all have it, the template follows by a promotion. Everything else (deployment_template.go) is written into the template
 // at once, and the Deployment's own rollout does the rest. Before either, the API server judges a dry run of it (preflight.go).
 //
-// In memory are only the summaries, what the API server refused lately (refusals.go) and judged in dry runs (preflight.go), and the updates of
-// pods that the cache does not show yet (unseen.go). All are made anew from the cluster after a start.
+// A revision that fails in one workload is held in all others (deployment_failure.go) until the controller of sets takes it back.
+//
+// In memory are only the summaries, what the API server refused lately (refusals.go) and judged in dry runs (preflight.go), since when
+// containers can not be started (sightings.go), and the updates of pods that the cache does not show yet (unseen.go). All are made anew from the
+// cluster after a start.
 //
 // Every write to a workload is guarded by the version of the object that the decision was made from, or by tests of what it relies on. A
 // refusal for that reason means that the cache is behind: the reconcile ends quietly and comes again.
