@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
@@ -31,6 +33,9 @@ type sidecarSetReconciler struct {
 	writer   *writer
 	recorder events.EventRecorder
 	now      func() time.Time
+	// pace is how long at least lies between two writes of a set's status, unless a revision has failed in the meantime.
+	pace    time.Duration
+	written sync.Map // of types.NamespacedName to time.Time: when a status was written last.
 }
 
 // setPlan is what a reconcile of a set does.
@@ -60,13 +65,18 @@ func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.Side
 		return reconcile.Result{}, err
 	}
 	err = r.act(ctx, observed, plan)
+	recheck := plan.recheck
+	if plan.released {
+		r.written.Delete(client.ObjectKeyFromObject(set))
+	}
 	if !plan.released && plan.status != nil {
-		err = errors.Join(err, r.report(ctx, set, *plan.status))
+		wait, reportErr := r.report(ctx, set, *plan.status)
+		recheck, err = soonest(recheck, wait), errors.Join(err, reportErr)
 	}
 	if err != nil {
 		return quietly(err)
 	}
-	return reconcile.Result{RequeueAfter: plan.recheck}, nil
+	return reconcile.Result{RequeueAfter: recheck}, nil
 }
 
 // decideSet is pure: it plans from what was observed.
@@ -206,14 +216,32 @@ func changeSlip(ctx context.Context, observer *observer, writer *writer, deploym
 	return writer.removeSlip(ctx, complete)
 }
 
-// report writes the status when it is another one, and then announces what changed.
-func (r *sidecarSetReconciler) report(ctx context.Context, set *v1alpha1.SidecarSet, status v1alpha1.SidecarSetStatus) error {
+// report writes the status when it is another one, and then announces what changed. It returns after how long to come again when the last write
+// is too young.
+func (r *sidecarSetReconciler) report(ctx context.Context, set *v1alpha1.SidecarSet, status v1alpha1.SidecarSetStatus) (wait time.Duration, err error) {
 	if equality.Semantic.DeepEqual(set.Status, status) {
-		return nil
+		return 0, nil
+	}
+	name := client.ObjectKeyFromObject(set)
+	if last, ok := r.written.Load(name); ok && !failsNow(&set.Status, &status) {
+		if at, isTime := last.(time.Time); isTime && r.now().Sub(at) < r.pace {
+			return r.pace - r.now().Sub(at), nil
+		}
 	}
 	if err := r.writer.writeStatus(ctx, set, status); err != nil {
-		return client.IgnoreNotFound(err)
+		return 0, client.IgnoreNotFound(err)
 	}
+	r.written.Store(name, r.now())
 	announce(r.recorder, set, set.Status.Conditions, status.Conditions)
-	return nil
+	return 0, nil
+}
+
+// failsNow is true of a status that says that a revision is taken back, and the one before did not: what is to be done waits for that write.
+func failsNow(before, after *v1alpha1.SidecarSetStatus) bool {
+	return !isRolledBack(before) && isRolledBack(after)
+}
+
+func isRolledBack(status *v1alpha1.SidecarSetStatus) bool {
+	degraded := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionDegraded)
+	return degraded != nil && degraded.Reason == v1alpha1.ReasonRolledBack
 }

@@ -13,7 +13,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -80,7 +79,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	})
 	observer := &observer{cache: mgr.GetClient(), live: mgr.GetAPIReader(), summaries: summaries, operatorNamespace: options.OperatorNamespace}
 	writer := &writer{client: mgr.GetClient()}
-	sets := &sidecarSetReconciler{observer: observer, writer: writer, recorder: mgr.GetEventRecorder("sidecarset"), now: time.Now}
+	sets := &sidecarSetReconciler{observer: observer, writer: writer, recorder: mgr.GetEventRecorder("sidecarset"), now: time.Now, pace: statusInterval}
 	if err := setupSets(mgr, sets, changedSets); err != nil {
 		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
 	}
@@ -134,16 +133,11 @@ var setChanged = predicate.Funcs{
 var statusChanged = handler.TypedFuncs[*v1alpha1.SidecarSet, reconcile.Request]{
 	UpdateFunc: func(_ context.Context, update event.TypedUpdateEvent[*v1alpha1.SidecarSet], queue requestQueue) {
 		delay := statusInterval
-		if isRolledBack(update.ObjectNew) && !isRolledBack(update.ObjectOld) {
+		if failsNow(&update.ObjectOld.Status, &update.ObjectNew.Status) {
 			delay = membershipInterval // what failed is taken back without delay.
 		}
 		queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(update.ObjectNew)}, delay)
 	},
-}
-
-func isRolledBack(set *v1alpha1.SidecarSet) bool {
-	degraded := meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionDegraded)
-	return degraded != nil && degraded.Reason == v1alpha1.ReasonRolledBack
 }
 
 // concernsUs lets Deployments through that have, or had, an order slip or something of ours.

@@ -368,4 +368,21 @@ var _ = Describe("The fleet", func() {
 			Expect(shop.traces(ctx, name)).To(BeEmpty())
 		}
 	})
+
+	It("lets go of a set that is deleted while it goes back, beside another deletion", func(ctx SpecContext) {
+		objects, names := fleet(6, 2)
+		shop.apply(ctx, objects...)
+		set, proxy := logAgent().AtATime("100%"), MakeSidecarSet("proxy").NativeSidecar("proxy", "proxy:1").AtATime("100%")
+		shop.apply(ctx, proxy.Obj())
+		shop.inject(ctx, set, names...)
+		shop.waitUntilReady(ctx, "proxy")
+		shop.apply(ctx, proxy.AtATime("1").Obj(), set.AtATime("1").Image("log-agent", "crashing:1").Obj())
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Progressing").Should(Equal("True/RollingBack"))
+		shop.kubectl(ctx, "delete", "scs", "log-agent", "proxy", "--wait=false")
+		Eventually(ctx, shop.sets).WithTimeout(2 * timeout).Should(BeEmpty())
+		for _, name := range names {
+			Eventually(ctx, shop.pods).WithArguments(name).Should(And(HaveLen(2), HaveEach("web=nginx:1")))
+			Expect(shop.traces(ctx, name)).To(BeEmpty())
+		}
+	})
 })
