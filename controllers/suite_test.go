@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
@@ -317,11 +318,19 @@ func (w *world) key(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: w.namespace, Name: name}
 }
 
+// specOf reads the YAML of a spec. All workloads go at the same time, unless it says how many.
+func specOf(spec string) v1alpha1.SidecarSetSpec {
+	GinkgoHelper()
+	result := v1alpha1.SidecarSetSpec{}
+	result.UpdateStrategy.MaxConcurrentWorkloads = new(intstr.FromString("100%"))
+	Expect(yaml.UnmarshalStrict([]byte(spec), &result)).To(Succeed())
+	return result
+}
+
 // createSet creates a SidecarSet from the YAML of its spec.
 func (w *world) createSet(ctx context.Context, name, spec string) {
 	GinkgoHelper()
-	set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}}
-	Expect(yaml.UnmarshalStrict([]byte(spec), &set.Spec)).To(Succeed())
+	set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}, Spec: specOf(spec)}
 	Expect(k8s.Create(ctx, set)).To(Succeed())
 }
 
@@ -329,8 +338,7 @@ func (w *world) createSet(ctx context.Context, name, spec string) {
 func (w *world) updateSet(ctx context.Context, name, spec string) {
 	GinkgoHelper()
 	set := w.set(ctx, name)
-	set.Spec = v1alpha1.SidecarSetSpec{}
-	Expect(yaml.UnmarshalStrict([]byte(spec), &set.Spec)).To(Succeed())
+	set.Spec = specOf(spec)
 	Expect(k8s.Update(ctx, set)).To(Succeed())
 }
 

@@ -149,7 +149,7 @@ func (p *PodPatch) imagesToPull() map[string]PullImage {
 			continue
 		}
 		for _, sidecar := range p.Sets[i].Sidecars {
-			if container := p.Pod.Containers[sidecar.Name]; container.Image != sidecar.Image && !container.Failing {
+			if container := p.Pod.Containers[sidecar.Name]; container.Image != sidecar.Image && container.Failing == nil {
 				images[sidecar.Name] = PullImage{sidecar.Image, sidecar.ImagePullPolicy}
 			}
 		}

@@ -103,7 +103,7 @@ func TestPrePull(t *testing.T) {
 		{name: "two on a node are one too many", update: two(pulling("n1"), pulling("n1"), pulling("n2")), want: "delete n1, keep n1 n2"},
 		{name: "a pod without a node has nothing to lose", update: ahead(makePod("a", old)), want: "update a"},
 		{name: "nor has a sidecar that can not be started", update: change(two(pulled("n2")), func(u *PodUpdate) {
-			u.Pods[0].Containers["agent"] = Container{Image: old, Failing: true}
+			u.Pods[0].Containers["agent"] = Container{Image: old, Failing: &Waiting{}}
 			u.Pods[0].ReadySince = time.Time{}
 		}), want: "update a, keep n2"},
 		{name: "an unavailable pod of another cause has", update: change(two(), func(u *PodUpdate) { u.Pods[1] = notReady(u.Pods[1]) }), want: "create n2 n1"},

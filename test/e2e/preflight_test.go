@@ -57,11 +57,14 @@ var _ = Describe("Acceptance 9 of the fleet: what the API server would refuse", 
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ResourceQuota"}, ObjectMeta: metav1.ObjectMeta{Name: "pods"},
 			Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("2")}},
 		}
-		shop.apply(ctx, web("web").Obj(), quota)
-		shop.waitForRollout(ctx, "web")
-		Eventually(ctx, func() (string, error) {
+		used := func() (string, error) {
 			return shop.run(shop.command(ctx, "get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}"))
-		}).Should(Equal("2"))
+		}
+		shop.apply(ctx, quota)
+		Eventually(ctx, used).Should(Equal("0"))
+		shop.apply(ctx, web("web").Obj())
+		shop.waitForRollout(ctx, "web")
+		Eventually(ctx, used).Should(Equal("2"))
 		before := shop.spec(ctx, "web")
 		shop.apply(ctx, logAgent().Obj())
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Degraded").Should(Equal("True/PreflightFailed"))
