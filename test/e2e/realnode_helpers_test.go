@@ -133,6 +133,19 @@ func (n *namespace) madeAs(ctx context.Context, deployment, container string) (n
 	return names, nil
 }
 
+// downtimes returns, for each pod of a Deployment, how long a container did not run between its last end and its last start, to the second.
+func (n *namespace) downtimes(ctx context.Context, deployment, container string) (downtimes []time.Duration, err error) {
+	pods, err := n.runningPods(ctx, deployment)
+	for i := range pods {
+		status := statusOf(&pods[i], container)
+		if status.State.Running == nil || status.LastTerminationState.Terminated == nil {
+			return nil, fmt.Errorf("%s has not restarted in %s", container, pods[i].Name)
+		}
+		downtimes = append(downtimes, status.State.Running.StartedAt.Sub(status.LastTerminationState.Terminated.FinishedAt.Time))
+	}
+	return downtimes, err
+}
+
 // mostRestarting is how many pods at the same time had been updated and did not yet run these containers anew and ready. The status of
 // a pod says nothing of that for a while: a kubelet goes on reporting the container that it is about to kill as it was.
 func mostRestarting(events []podEvent, before map[types.UID]map[string]run, containers ...string) (result int) {

@@ -10,6 +10,8 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
 
 var _ = Describe("Acceptance 1 to 3 on a real node:", onRealNode, func() {
@@ -89,6 +91,17 @@ var _ = Describe("Acceptance 1 to 3 on a real node:", onRealNode, func() {
 		}),
 		Entry("its digest", func() string { return "agent@" + makeImages("agent:1")[0] }),
 	)
+
+	It("a sidecar is down while its image is pulled, and no longer than a restart where the node has it", func(ctx SpecContext) {
+		const pullTime = 5 * time.Second
+		makeImage(localcluster.Image{Name: "agent:far", PullTime: pullTime})
+		shop.apply(ctx, server("web").Replicas(2).Obj())
+		shop.inject(ctx, set, "web")
+		shop.apply(ctx, set.Image("agent", "agent:far").Obj())
+		shop.comesTo(ctx, "web", 2, "proxy=proxy:1", "web=web:1", "agent=agent:far")
+		shop.settle(ctx, "web", "sidecars")
+		Expect(shop.downtimes(ctx, "web", "agent")).To(ConsistOf(BeNumerically(">=", pullTime), BeNumerically("<", pullTime)))
+	})
 
 	It("once all is as declared, the operator writes nothing", func(ctx SpecContext) {
 		shop.apply(ctx, server("web").Replicas(1).Obj())
