@@ -36,7 +36,7 @@ const (
 // a pod of its template, because PodSecurity only warns about a Deployment, and a quota counts pods. Sets that it refuses are held as they
 // are: the plan that it returns is for the others. Each attempt is judged once, and one that was refused once more after some time.
 func (r *deploymentReconciler) preflight(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way) (*injection.Plan, verdict, error) {
-	if !observed.bringsRevision(plan) {
+	if !observed.bringsRevision(plan) || observed.goesBack(plan) {
 		return plan, verdict{}, nil
 	}
 	name, attempt := client.ObjectKeyFromObject(observed.deployment), fingerprint(observed, plan)
@@ -93,6 +93,15 @@ func (r *deploymentReconciler) judge(ctx context.Context, observed *workloadObse
 func (o *workloadObservation) bringsRevision(plan *injection.Plan) (brings bool) {
 	o.eachNew(plan, func(string) { brings = true })
 	return brings
+}
+
+// goesBack is true of a plan that brings nothing but revisions that have proven themselves, of sets that the template has: what failed is taken
+// back whatever a dry run would say.
+func (o *workloadObservation) goesBack(plan *injection.Plan) bool {
+	marks := marksOf(o.workload.Template)
+	back := !o.isJudged(plan)
+	o.eachNew(plan, func(key string) { back = back && marks[key] != "" })
+	return back
 }
 
 // needsRoom is true when a change makes more pods than there are, so that a quota has a say in it. In the middle of a rollout it is the
