@@ -318,8 +318,8 @@ func (w *world) key(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: w.namespace, Name: name}
 }
 
-// specOf reads the YAML of a spec. All workloads go at the same time, unless it says how many.
-func specOf(spec string) v1alpha1.SidecarSetSpec {
+// parseSpec reads the YAML of a spec. All workloads go at the same time, unless it says how many.
+func parseSpec(spec string) v1alpha1.SidecarSetSpec {
 	GinkgoHelper()
 	result := v1alpha1.SidecarSetSpec{}
 	result.UpdateStrategy.MaxConcurrentWorkloads = new(intstr.FromString("100%"))
@@ -330,7 +330,7 @@ func specOf(spec string) v1alpha1.SidecarSetSpec {
 // createSet creates a SidecarSet from the YAML of its spec.
 func (w *world) createSet(ctx context.Context, name, spec string) {
 	GinkgoHelper()
-	set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}, Spec: specOf(spec)}
+	set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}, Spec: parseSpec(spec)}
 	Expect(k8s.Create(ctx, set)).To(Succeed())
 }
 
@@ -338,7 +338,7 @@ func (w *world) createSet(ctx context.Context, name, spec string) {
 func (w *world) updateSet(ctx context.Context, name, spec string) {
 	GinkgoHelper()
 	set := w.set(ctx, name)
-	set.Spec = specOf(spec)
+	set.Spec = parseSpec(spec)
 	Expect(k8s.Update(ctx, set)).To(Succeed())
 }
 

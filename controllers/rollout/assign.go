@@ -19,7 +19,7 @@ func Assign(set Set, workloads []Workload) []Slip {
 		return nil
 	}
 	free := freePlaces(&set, workloads)
-	stopped := failing(&set, workloads) != nil
+	stopped := firstFailed(&set, workloads) != nil
 	waits := waitsForCanaries(&set, workloads)
 	var slips []Slip
 	for _, workload := range inOrder(&set, workloads) {

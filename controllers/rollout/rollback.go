@@ -24,8 +24,8 @@ func (s *Set) failed() bool {
 	return degraded != nil && degraded.Reason == v1alpha1.ReasonRolledBack && degraded.ObservedGeneration == s.Generation && s.brings()
 }
 
-// failing returns the first workload, by name, in which the update revision has failed, while it is judged; nil when there is none.
-func failing(set *Set, workloads []Workload) *Workload {
+// firstFailed returns the first workload, by name, in which the update revision has failed, while it is judged; nil when there is none.
+func firstFailed(set *Set, workloads []Workload) *Workload {
 	if set.Deleting || !set.brings() || set.failed() {
 		return nil
 	}

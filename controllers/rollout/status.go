@@ -115,7 +115,7 @@ func (t *tally) proven(updateRevision string) string {
 }
 
 func count(set Set, workloads []Workload) tally {
-	sum := tally{failed: failing(&set, workloads)}
+	sum := tally{failed: firstFailed(&set, workloads)}
 	sum.goesBack = set.failed() || sum.failed != nil && !set.Halt && !set.Paused
 	if waitsForCanaries(&set, workloads) {
 		sum.canaries, sum.pendingCanaries = canaries(&set, workloads)
