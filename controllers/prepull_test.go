@@ -12,6 +12,7 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -129,8 +130,21 @@ var _ = Describe("Pre-pull", func() {
 		Expect(w.pulls(ctx)).To(BeEmpty())
 	})
 
-	It("leaves pods alone where the image can not be pulled, tells why, and goes on with a corrected image", func(ctx context.Context) {
+	It("of an image that can not be pulled takes the revision back", func(ctx context.Context) {
+		w.rollOut(ctx, "web", 3)
+		w.converge(ctx)
 		w.updateSet(ctx, "agent", missing)
+		w.carryOn(ctx, "web")
+		w.reportPulls(ctx)
+		w.converge(ctx)
+		Expect(meta.FindStatusCondition(w.set(ctx, "agent").Status.Conditions, v1alpha1.ConditionDegraded)).To(And(
+			HaveField("Reason", v1alpha1.ReasonRolledBack), HaveField("Message", ContainSubstring("node-0 (and 2 more) can not pull image"))))
+		Expect(count(ctx, "agent:1")).To(Equal(3))
+		Expect(w.pulls(ctx)).To(BeEmpty())
+	})
+
+	It("leaves pods alone where the image can not be pulled, tells why, and goes on with a corrected image", func(ctx context.Context) {
+		w.updateSet(ctx, "agent", strings.Replace(missing, "{prePull", "{onFailure: Halt, prePull", 1))
 		w.carryOn(ctx, "web")
 		w.reportPulls(ctx)
 		w.converge(ctx)

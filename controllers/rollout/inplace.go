@@ -195,14 +195,14 @@ func NextPods(update PodUpdate) PodStep {
 		}
 		step.Updates = append(step.Updates, patch)
 	}
+	step.PrePull = pulls.step()
+	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
 	if len(pods) == 0 {
 		step.Partitioned = slices.ContainsFunc(update.Sets, func(set SetUpdate) bool { return Partition(set.Partition, update.Desired) > 0 })
 		step.Vacant = !step.Partitioned
 		return step
 	}
 	step.Partitioned = step.Partitioned && len(step.Updates) == 0 && update.onlyPartitioned()
-	step.PrePull = pulls.step()
-	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
 	return step
 }
 
