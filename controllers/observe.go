@@ -330,13 +330,18 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		default:
 			return err
 		}
-	case exists && !deleting && o.selects(set, observed.deployment):
+	case exists && !deleting && o.selects(set, observed.deployment) && !isTakenOut(set):
 		added.standing, added.Held = dropped, true
 	default:
 		added.standing = leaving
 	}
 	observed.assigned = append(observed.assigned, added)
 	return nil
+}
+
+// isTakenOut is true of a set whose first revision failed: it is off the slips on purpose.
+func isTakenOut(set *v1alpha1.SidecarSet) bool {
+	return isRolledBack(&set.Status) && set.Status.CurrentRevision == ""
 }
 
 func (o *observer) content(ctx context.Context, namespace, name string) (*injection.Content, error) {

@@ -53,11 +53,11 @@ func rolledBack(set *Set, workload *Workload) metav1.Condition {
 	}
 }
 
-// isBack is true when a workload has nothing of a failed revision any more.
+// isBack is true when a workload has nothing of a failed revision any more, and its sidecars are available with the one before.
 func (s *Set) isBack(workload *Workload) bool {
 	current := s.Status.CurrentRevision
 	if current == "" {
 		return workload.Slip == "" && !workload.Carried
 	}
-	return workload.Slip == current && workload.isAtRest(current)
+	return workload.Slip == current && workload.hasSettled(current, "")
 }
