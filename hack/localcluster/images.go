@@ -20,7 +20,6 @@ import (
 )
 
 const (
-	busybox = "/bin/busybox"
 	// TagFile is in each image and holds the name that it was made with.
 	TagFile = "/etc/image-tag"
 

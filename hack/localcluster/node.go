@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 var (
@@ -73,7 +74,7 @@ func (c *Cluster) startNode(ctx context.Context, binDir string) error {
 			"/bin/sh", "-c", machineScript, "machine", nodeAddress,
 			filepath.Join(binDir, "containerd"), "--config=" + c.lifeline.path("containerd.toml"),
 		},
-		Env:     []string{"PATH=" + binDir + ":" + os.Getenv("PATH")}, // its shim is there
+		Env:     []string{"PATH=" + strings.Join([]string{binDir, filepath.Dir(runc), os.Getenv("PATH")}, ":")}, // for its shim, and runc
 		Healthz: "http://" + metricsAddress + "/v1/metrics",
 		dial:    c.Node.Dial,
 	})
@@ -128,7 +129,7 @@ func (c *Cluster) connectNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	go relay(toServer, (&net.Dialer{}).DialContext, host.Host)
+	go relay(context.WithoutCancel(ctx), toServer, (&net.Dialer{}).DialContext, host.Host)
 	c.Node.closers = append(c.Node.closers, toServer.Close)
 
 	toImages, err := network.listen(ctx, registryAddress)

@@ -17,7 +17,7 @@ const dialTimeout = 10 * time.Second
 type dialFunc func(ctx context.Context, protocol, address string) (net.Conn, error)
 
 // relay connects whoever comes to a listener with an address, until the listener is closed.
-func relay(listener net.Listener, dial dialFunc, address string) {
+func relay(ctx context.Context, listener net.Listener, dial dialFunc, address string) {
 	for {
 		caller, err := listener.Accept()
 		if err != nil {
@@ -25,7 +25,7 @@ func relay(listener net.Listener, dial dialFunc, address string) {
 		}
 		go func() {
 			defer caller.Close()
-			ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
 			if callee, err := dial(ctx, "tcp", address); err == nil { // else the caller sees that the connection ends
 				join(caller, callee)

@@ -7,19 +7,22 @@ import (
 	"debug/elf"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 )
 
-// cniPlugins is where Debian's package containernetworking-plugins puts them.
-const cniPlugins = "/usr/lib/cni"
+// Where Debian's packages put what a real node needs.
+const (
+	runc       = "/usr/sbin/runc"
+	cniPlugins = "/usr/lib/cni"
+	busybox    = "/bin/busybox"
+)
 
 // CheckRequirements says in one sentence what a real node needs and this machine has not.
 func CheckRequirements() error {
 	var packages []string
-	if _, err := exec.LookPath("runc"); err != nil {
+	if _, err := os.Stat(runc); err != nil {
 		packages = append(packages, "runc")
 	}
 	if _, err := os.Stat(filepath.Join(cniPlugins, "ptp")); err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -49,7 +50,7 @@ func makeImage(image localcluster.Image) string {
 // server is an application that answers requests with the name of its image.
 func server(name string) *deployment {
 	GinkgoHelper()
-	makeImage(localcluster.Image{Name: "web:1", Command: []string{"sh", "-c", fmt.Sprintf("exec httpd -f -p %d -h %s", serverPort, "/etc")}})
+	makeImage(localcluster.Image{Name: "web:1", Command: []string{"sh", "-c", fmt.Sprintf("exec httpd -f -p %d -h /etc", serverPort)}})
 	return MakeDeployment(name).Container("web", "web:1", func(c *corev1.Container) {
 		c.ReadinessProbe = &corev1.Probe{
 			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/image-tag", Port: intstr.FromInt32(serverPort)}},
@@ -58,8 +59,8 @@ func server(name string) *deployment {
 	})
 }
 
-// Cpu gives all containers and native sidecars another CPU request.
-func (s *sidecarSet) Cpu(quantity string) *sidecarSet {
+// CPU gives all containers and native sidecars another CPU request.
+func (s *sidecarSet) CPU(quantity string) *sidecarSet {
 	requests := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(quantity)}
 	for i := range s.object.Spec.Containers {
 		s.object.Spec.Containers[i].Resources.Requests = requests
@@ -190,7 +191,7 @@ func (n *namespace) request(ctx context.Context, deployment string) *clients {
 	transport := &http.Transport{DialContext: cluster.Node.Dial, DisableKeepAlives: true}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
 	for i := range pods {
-		name, url := pods[i].Name, fmt.Sprintf("http://%s/image-tag", net.JoinHostPort(pods[i].Status.PodIP, fmt.Sprint(serverPort)))
+		name, url := pods[i].Name, fmt.Sprintf("http://%s/image-tag", net.JoinHostPort(pods[i].Status.PodIP, strconv.Itoa(serverPort)))
 		c.done.Go(func() { c.run(ctx, client, name, url) })
 	}
 	return c

@@ -57,11 +57,11 @@ var _ = Describe("Acceptance 1 to 3 on a real node:", onRealNode, func() {
 
 	It("new resources restart nothing", func(ctx SpecContext) {
 		shop.apply(ctx, server("web").Replicas(replicas).Obj())
-		shop.inject(ctx, set.Cpu("10m"), "web")
+		shop.inject(ctx, set.CPU("10m"), "web")
 		before, replicaSets := shop.runs(ctx, "web"), shop.replicaSetsOf(ctx, "web")
 		Expect(shop.cpu(ctx, "web", "proxy")).To(ConsistOf("10m", "10m", "10m"))
 
-		shop.apply(ctx, set.Cpu("20m").Obj())
+		shop.apply(ctx, set.CPU("20m").Obj())
 		// The operator is content when the API server has the resize; the kubelet reports it when it is done.
 		for _, sidecar := range []string{"proxy", "agent"} {
 			Eventually(ctx, shop.cpu).WithArguments("web", sidecar).Should(ConsistOf("20m", "20m", "20m"))
