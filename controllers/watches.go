@@ -154,10 +154,13 @@ func isConcerned(object client.Object) bool {
 	return ok && (len(slipOf(deployment)) > 0 || carriesOurs(deployment))
 }
 
-// replicaSetChanged keeps out the many status updates that pods tell of as well.
+// replicaSetChanged lets the spec of a ReplicaSet through, and how many pods it counts: what says that a rollout is over may come into the cache
+// last. It keeps out how many are ready, of which the pods tell.
 var replicaSetChanged = predicate.Funcs{
 	UpdateFunc: func(update event.UpdateEvent) bool {
-		return update.ObjectOld.GetGeneration() != update.ObjectNew.GetGeneration()
+		before, _ := update.ObjectOld.(*appsv1.ReplicaSet)
+		after, _ := update.ObjectNew.(*appsv1.ReplicaSet)
+		return before == nil || after == nil || before.Generation != after.Generation || before.Status.Replicas != after.Status.Replicas
 	},
 }
 

@@ -1,0 +1,34 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+)
+
+func TestWhatIsHeardOfReplicaSets(t *testing.T) {
+	before := appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Generation: 1}, Status: appsv1.ReplicaSetStatus{Replicas: 2, ReadyReplicas: 2}}
+	for name, test := range map[string]struct {
+		change func(*appsv1.ReplicaSet)
+		want   bool
+	}{
+		"its spec changes":               {func(rs *appsv1.ReplicaSet) { rs.Generation = 2 }, true},
+		"it counts another pod":          {func(rs *appsv1.ReplicaSet) { rs.Status.Replicas = 0 }, true},
+		"a pod is not ready":             {func(rs *appsv1.ReplicaSet) { rs.Status.ReadyReplicas = 1 }, false},
+		"its controller has seen it":     {func(rs *appsv1.ReplicaSet) { rs.Status.ObservedGeneration = 1 }, false},
+		"nothing (a resync) is the same": {func(*appsv1.ReplicaSet) {}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			after := before.DeepCopy()
+			test.change(after)
+			if got := replicaSetChanged.Update(event.UpdateEvent{ObjectOld: before.DeepCopy(), ObjectNew: after}); got != test.want {
+				t.Errorf("let through: %v", got)
+			}
+		})
+	}
+}
