@@ -79,8 +79,13 @@ func (h *history) violate(format string, args ...any) {
 	h.violations = append(h.violations, fmt.Sprintf(format, args...))
 }
 
+// story is what happened: all of it, unless there is no end to it.
 func (h *history) story() string {
-	return strings.Join(h.lines[max(0, len(h.lines)-1000):], "\n")
+	const most = 1000
+	if len(h.lines) <= 2*most {
+		return strings.Join(h.lines, "\n")
+	}
+	return strings.Join(slices.Concat(h.lines[:most], []string{"[...]"}, h.lines[len(h.lines)-most:]), "\n")
 }
 
 func (h *history) startOperator() {
@@ -189,9 +194,7 @@ func (h *history) stepOperator() bool {
 	if h.isDown(h.operatorDown) {
 		return false
 	}
-	if !h.lags {
-		h.operator.cache.catchUp()
-	} else if h.operator.cache.behind() > 0 && h.random.IntN(3) > 0 {
+	if h.operator.cache.behind() > 0 && (!h.lags || h.random.IntN(3) > 0) {
 		return h.operator.cache.step(h.random)
 	}
 	next, ok, _ := h.operator.next(h.random.IntN)
@@ -204,6 +207,9 @@ func (h *history) stepOperator() bool {
 
 // reconcile does a reconcile of the operator. It returns false when that is its end.
 func (h *history) reconcile(next task) bool {
+	if !h.lags {
+		h.operator.cache.catchUp()
+	}
 	if next.kind == deploymentKind && h.chance(10) {
 		first, second := h.operator.rehearsal(next), h.operator.rehearsal(next)
 		if !slices.Equal(first, second) {
@@ -242,7 +248,7 @@ const stillness = tryAgain + 15*time.Second
 // settle lets everybody do what they have to do, until nobody writes any more.
 func (h *history) settle(when string) string {
 	since, last, idle := h.server.now, h.server.version, time.Second
-	for range 6000 {
+	for range 4000 {
 		h.advance(time.Duration(h.random.IntN(200)) * time.Millisecond)
 		h.beFair()
 		actors := []func() bool{h.stepOperator, h.stepManager, h.stepKubelet}
@@ -259,11 +265,19 @@ func (h *history) settle(when string) string {
 			return ""
 		}
 		if !acted {
-			h.advance(idle)
+			h.advance(min(idle, h.untilDue()))
 			idle = min(2*idle, 20*time.Second)
 		}
 	}
 	return "no end of writing " + when
+}
+
+// untilDue is after how long the operator has something to do; long when it has nothing.
+func (h *history) untilDue() time.Duration {
+	if _, _, at := h.operator.next(h.random.IntN); !at.IsZero() && !h.isDown(h.operatorDown) {
+		return max(at.Sub(h.server.now), 0)
+	}
+	return time.Hour
 }
 
 // found makes the fleet: Deployments, sets, and what protects their pods.
