@@ -180,6 +180,13 @@ func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, lo
 	return w.patchDeployment(ctx, deployment, patch)
 }
 
+// removeIntent removes the annotation of a promotion that is not ours, which applying without it does not.
+func (w *writer) removeIntent(ctx context.Context, deployment *appsv1.Deployment) error {
+	patch := newJSONPatch(deployment)
+	patch.add("remove", annotationPath(v1alpha1.PromotionAnnotation), nil)
+	return w.patchDeployment(ctx, deployment, patch)
+}
+
 // clientSideApply is the manager that "kubectl apply" writes as: an update in form, and a declaration in meaning.
 const clientSideApply = "kubectl-client-side-apply"
 

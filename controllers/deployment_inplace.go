@@ -299,6 +299,11 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 	for i := range observed.assigned {
 		result.phases[observed.assigned[i].Key] = rollout.Promoting
 	}
+	if !observed.workload.Owned.Has(intentField) && !observed.workload.Owned.Has(pauseField) {
+		// "kubectl rollout undo" restores the annotations of a ReplicaSet, which has those of the Deployment from when it was promoted.
+		log.FromContext(ctx).Info("Removing the intent of a promotion that is over", "intent", observed.deployment.Annotations[v1alpha1.PromotionAnnotation])
+		return result, r.writer.removeIntent(ctx, observed.deployment)
+	}
 	snapshot := observed.snapshot()
 	snapshot.Now = r.now()
 	step := promotion.Next(snapshot)

@@ -72,7 +72,11 @@ func slipWritten(deployment *appsv1.Deployment) time.Time {
 	return time.Time{}
 }
 
-var slipField = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.TargetRevisionsAnnotation)
+var (
+	slipField   = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.TargetRevisionsAnnotation)
+	intentField = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.PromotionAnnotation)
+	pauseField  = fieldpath.MakePathOrDie("spec", "paused")
+)
 
 // carriesOurs is true while our field manager owns something that it applied. A retained template has our marks and not this.
 func carriesOurs(deployment *appsv1.Deployment) bool {

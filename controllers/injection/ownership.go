@@ -49,6 +49,9 @@ func ParseFields(entry *metav1.ManagedFieldsEntry) (*fieldpath.Set, error) {
 // Empty is true when we own nothing.
 func (o Ownership) Empty() bool { return o.fields.Empty() }
 
+// Has is true of a field that is ours.
+func (o Ownership) Has(field fieldpath.Path) bool { return o.fields.Has(field) }
+
 // Lacks returns the fields that we do not own.
 func (o Ownership) Lacks(fields *fieldpath.Set) *fieldpath.Set {
 	if fields == nil {
