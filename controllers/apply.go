@@ -187,6 +187,25 @@ func (w *writer) removeIntent(ctx context.Context, deployment *appsv1.Deployment
 	return w.patchDeployment(ctx, deployment, patch)
 }
 
+// cedePause makes the pause a field of who recorded what a client-side apply declares, and takes it from us. The Deployment has to come with its
+// managed fields.
+func (w *writer) cedePause(ctx context.Context, deployment *appsv1.Deployment) error {
+	pause := fieldpath.NewSet(pauseField)
+	patch := newJSONPatch(deployment)
+	if err := patch.changeFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
+		switch {
+		case injection.IsOurs(entry):
+			return fields.Difference(pause)
+		case fields.Has(lastAppliedField):
+			return fields.Union(pause)
+		}
+		return fields
+	}); err != nil {
+		return err
+	}
+	return w.patchDeployment(ctx, deployment, patch)
+}
+
 // clientSideApply is the manager that "kubectl apply" writes as: an update in form, and a declaration in meaning.
 const clientSideApply = "kubectl-client-side-apply"
 

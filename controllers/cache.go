@@ -4,7 +4,9 @@
 package controllers
 
 import (
+	"encoding/json"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -59,9 +61,30 @@ func stripDeployment(object any) (any, error) {
 		deployment.ManagedFields = slices.DeleteFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
 			return entry.Manager != v1alpha1.FieldManager
 		})
+		if pausesByDeclaration(deployment) {
+			deployment.Annotations[declaresPause] = "true"
+		}
 		delete(deployment.Annotations, corev1.LastAppliedConfigAnnotation)
 	}
 	return object, nil
+}
+
+// declaresPause is an annotation that exists only in the cache, on Deployments that a client-side apply declares to be paused.
+const declaresPause = "declares-pause"
+
+// pausesByDeclaration is true when the manifest that "kubectl apply" sent last, as it records it, says paused: true. What has the value already
+// kubectl does not send, so that no field manager tells.
+func pausesByDeclaration(deployment *appsv1.Deployment) bool {
+	manifest := deployment.Annotations[corev1.LastAppliedConfigAnnotation]
+	if !strings.Contains(manifest, "paused") {
+		return false // as most do; a manifest is long.
+	}
+	var declared struct {
+		Spec struct {
+			Paused bool `json:"paused"`
+		} `json:"spec"`
+	}
+	return json.Unmarshal([]byte(manifest), &declared) == nil && declared.Spec.Paused
 }
 
 // stripReplicaSet leaves the identity of the template, in templateIdentity, and its marks, instead of the template. A transform has to bear being called on what it

@@ -24,7 +24,7 @@ func TestTransformsCanBeRepeated(t *testing.T) {
 		Name: "web", UID: "1", ResourceVersion: "2", Generation: 3,
 		Labels: map[string]string{v1alpha1.InjectedLabel: "true", appsv1.DefaultDeploymentUniqueLabelKey: "abc", "app": "web"},
 		Annotations: map[string]string{
-			v1alpha1.RevisionsAnnotation: "{}", v1alpha1.InPlaceAnnotation: "{}", corev1.LastAppliedConfigAnnotation: "{}", "other": "x",
+			v1alpha1.RevisionsAnnotation: "{}", v1alpha1.InPlaceAnnotation: "{}", corev1.LastAppliedConfigAnnotation: `{"spec":{"paused":true}}`, "other": "x",
 		},
 		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}, {Manager: v1alpha1.FieldManager}},
 	}
@@ -98,5 +98,24 @@ func TestAStrippedReplicaSetKeepsWhatItsTemplateIs(t *testing.T) {
 	want := injection.TemplateIdentity(&corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1"}}}})
 	if _, err := stripReplicaSet(rs); err != nil || rs.Annotations[templateIdentity] != want {
 		t.Errorf("identity %q, want that of the Deployment's template, %q", rs.Annotations[templateIdentity], want)
+	}
+}
+
+func TestDeclaredPausesAreKept(t *testing.T) {
+	for manifest, want := range map[string]string{
+		"":                               "",
+		`{"spec":{"replicas":1}}`:        "",
+		`{"spec":{"paused":false}}`:      "",
+		`{"spec":{"paused":true}}`:       "true",
+		`{"metadata":{"name":"paused"}}`: "",
+		`paused: true`:                   "",
+	} {
+		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: manifest}}}
+		if _, err := stripDeployment(deployment); err != nil {
+			t.Fatal(err)
+		}
+		if got := deployment.Annotations[declaresPause]; got != want {
+			t.Errorf("%s: declares a pause: %q", manifest, got)
+		}
 	}
 }

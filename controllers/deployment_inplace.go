@@ -218,6 +218,8 @@ func (o *workloadObservation) snapshot() promotion.Snapshot {
 		Deployment: promotion.Deployment{
 			Observed:        o.deployment.Status.ObservedGeneration >= o.deployment.Generation,
 			Paused:          o.deployment.Spec.Paused,
+			PauseIsOurs:     o.workload.Owned.Has(pauseField),
+			PauseDeclared:   o.deployment.Annotations[declaresPause] != "",
 			SpecReplicas:    *o.deployment.Spec.Replicas,
 			UpdatedReplicas: o.deployment.Status.UpdatedReplicas,
 			Template:        injection.TemplateIdentity(&o.deployment.Spec.Template),
@@ -254,7 +256,7 @@ func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *wor
 	case promotion.Begin:
 		intent := &promotion.Intent{
 			ReplicaSet: step.ReplicaSet, Application: snapshot.Deployment.Application,
-			From: marksOf(observed.workload.Template), StartedAt: snapshot.Now.UTC(),
+			From: marksOf(observed.workload.Template), StartedAt: snapshot.Now.UTC(), PauseDeclared: snapshot.Deployment.PauseDeclared,
 		}
 		return result, r.writeIntent(ctx, observed, plan, intent, result)
 	default:
@@ -314,6 +316,8 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 		err = r.writer.deleteReplicaSet(ctx, observed.replicaSet(step.ReplicaSet))
 	case promotion.PatchReplicaSet:
 		err = r.writer.patchReplicaSet(ctx, observed.replicaSet(step.ReplicaSet), &observed.deployment.Spec.Template)
+	case promotion.CedePause:
+		err = r.cedePause(ctx, observed)
 	case promotion.Finish:
 		if _, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan}); err == nil {
 			log.FromContext(ctx).Info("Ended promotion", "reason", step.Reason, "revisions", plan.Revisions)
@@ -323,6 +327,16 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 	default:
 	}
 	return result, err
+}
+
+// cedePause leaves the pause to the Deployment's owner.
+func (r *deploymentReconciler) cedePause(ctx context.Context, observed *workloadObservation) error {
+	deployment, err := r.observer.withManagedFields(ctx, observed.deployment)
+	if err != nil {
+		return err
+	}
+	log.FromContext(ctx).Info("Left the pause to the owner, who declared one")
+	return r.writer.cedePause(ctx, deployment)
 }
 
 // undoPromotion puts the template back that the ReplicaSet still has. Without the revisions that it was rendered from, it ends the promotion

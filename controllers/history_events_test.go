@@ -23,7 +23,7 @@ import (
 func (h *history) happen() {
 	events := []func(){h.changeImage, h.changeImage, h.changeImage, h.changeResources, h.failPod, h.failPod, h.stopManager, h.stopOperator}
 	if !h.quiet {
-		events = append(events, h.changeStructure, h.changeStrategy, h.scale, h.editTemplate, h.pause, h.resume, h.restart, h.undo, h.deleteDeployment, h.deletePod, h.makeSick)
+		events = append(events, h.changeStructure, h.changeStrategy, h.scale, h.editTemplate, h.pause, h.resume, h.declarePause, h.restart, h.undo, h.deleteDeployment, h.deletePod, h.makeSick)
 	}
 	events[h.random.IntN(len(events))]()
 }
@@ -74,8 +74,12 @@ func (h *history) changeStrategy() {
 	})
 }
 
-// editDeployment lets the user change any Deployment; edit returns what it does, and nothing when it does nothing.
+// editDeployment lets the user change any Deployment by a command; edit returns what it does, and nothing when it does nothing.
 func (h *history) editDeployment(edit func(d *appsv1.Deployment) string) {
+	h.editDeploymentAs("kubectl", edit)
+}
+
+func (h *history) editDeploymentAs(manager string, edit func(d *appsv1.Deployment) string) {
 	deployments := h.server.deployments()
 	if len(deployments) == 0 {
 		return
@@ -86,7 +90,7 @@ func (h *history) editDeployment(edit func(d *appsv1.Deployment) string) {
 		return
 	}
 	h.note("user: %s: %s", d.Name, did)
-	_, err := h.server.update(d, "kubectl", false)
+	_, err := h.server.update(d, manager, false)
 	h.do(err)
 }
 
@@ -128,6 +132,26 @@ func (h *history) resume() {
 		d.Spec.Paused = false
 		delete(h.userPaused, d.Name)
 		return "resume"
+	})
+}
+
+// declarePause is "kubectl apply" of a manifest that pauses the Deployment, or of one that does not any more. It records the manifest, and sends
+// nothing for a pause that is there already.
+func (h *history) declarePause() {
+	h.editDeploymentAs(clientSideApply, func(d *appsv1.Deployment) string {
+		declared := pausesByDeclaration(d)
+		switch {
+		case d.Annotations == nil:
+			return ""
+		case !declared:
+			d.Annotations[corev1.LastAppliedConfigAnnotation], d.Spec.Paused = `{"spec":{"paused":true}}`, true
+			h.userPaused[d.Name] = true
+			return "declare a pause"
+		default:
+			d.Annotations[corev1.LastAppliedConfigAnnotation], d.Spec.Paused = `{"spec":{}}`, false
+			delete(h.userPaused, d.Name)
+			return "declare no pause"
+		}
 	})
 }
 

@@ -73,9 +73,10 @@ func slipWritten(deployment *appsv1.Deployment) time.Time {
 }
 
 var (
-	slipField   = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.TargetRevisionsAnnotation)
-	intentField = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.PromotionAnnotation)
-	pauseField  = fieldpath.MakePathOrDie("spec", "paused")
+	slipField        = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.TargetRevisionsAnnotation)
+	intentField      = fieldpath.MakePathOrDie("metadata", "annotations", v1alpha1.PromotionAnnotation)
+	lastAppliedField = fieldpath.MakePathOrDie("metadata", "annotations", corev1.LastAppliedConfigAnnotation)
+	pauseField       = fieldpath.MakePathOrDie("spec", "paused")
 )
 
 // carriesOurs is true while our field manager owns something that it applied. A retained template has our marks and not this.

@@ -19,7 +19,8 @@
 // The intent annotation is the journal. Whoever reconciles next continues from what is there; nothing is remembered.
 //
 // The user goes before. When the template changes under way, or somebody resumes the Deployment, the promotion is over: Finish, and the
-// rollout runs. A pause of the user's own stays, because it is another manager's field.
+// rollout runs. A pause of the user's own stays, because it is another manager's field. One that a client-side apply declares under way is
+// not: kubectl sends nothing for a field that has the value already. It is seen in what kubectl records of the manifest (CedePause).
 //
 // When the controller does not answer in time, step 2 is undone (the ReplicaSet was not touched, so the old template fits), and step 4 is
 // finished: template, ReplicaSet and pods agree already, so that a controller that starts later finds nothing to do. Step 3 is not taken when
@@ -49,6 +50,8 @@ type Intent struct {
 	Application string `json:"application"`
 	// From are the revisions that the template had before, by set.
 	From map[string]string `json:"from"`
+	// PauseDeclared is true when the Deployment was declared to be paused before already, and maybe resumed since.
+	PauseDeclared bool `json:"pauseDeclared,omitempty"`
 	// StartedAt is when the Deployment was paused.
 	StartedAt time.Time `json:"startedAt"`
 }
@@ -77,6 +80,8 @@ type Deployment struct {
 	// Observed is true when its controller has seen its generation.
 	Observed bool
 	Paused   bool
+	// PauseIsOurs is true while the pause is one of our fields, and PauseDeclared when its owner's last client-side apply declares one.
+	PauseIsOurs, PauseDeclared bool
 	// SpecReplicas are wanted; UpdatedReplicas are those that its controller counts to the current ReplicaSet.
 	SpecReplicas, UpdatedReplicas int32
 	// Template identifies the whole template, Application the part that a promotion does not change.
@@ -116,6 +121,8 @@ const (
 	DeleteTwin Action = "DeleteTwin"
 	// PatchReplicaSet is step 3.
 	PatchReplicaSet Action = "PatchReplicaSet"
+	// CedePause leaves the pause to the Deployment's owner, who declared one under way.
+	CedePause Action = "CedePause"
 	// Finish is step 5, or the end of a promotion that the user overtook.
 	Finish Action = "Finish"
 	// Undo puts the old template back and takes back the pause.
@@ -168,6 +175,8 @@ func proceed(snapshot Snapshot) Step {
 	deployment, intent := snapshot.Deployment, snapshot.Intent
 	current := find(snapshot.ReplicaSets, intent.ReplicaSet)
 	switch {
+	case deployment.Paused && deployment.PauseIsOurs && deployment.PauseDeclared && !intent.PauseDeclared:
+		return Step{Action: CedePause, Reason: "the Deployment was declared to be paused under way"}
 	case current == nil:
 		return Step{Action: Finish, Reason: "the ReplicaSet is gone"}
 	case deployment.Application != intent.Application:
@@ -175,6 +184,12 @@ func proceed(snapshot Snapshot) Step {
 	case !deployment.Paused:
 		return Step{Action: Finish, Reason: "the Deployment was resumed under way"}
 	}
+	return proceedPaused(snapshot, current)
+}
+
+// proceedPaused takes the steps of a promotion that nobody ended.
+func proceedPaused(snapshot Snapshot, current *ReplicaSet) Step {
+	deployment, intent := snapshot.Deployment, snapshot.Intent
 	remaining := intent.StartedAt.Add(Deadline).Sub(snapshot.Now)
 	untouched := current.Template != deployment.Template
 	switch {

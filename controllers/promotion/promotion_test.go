@@ -87,6 +87,17 @@ func TestNext(t *testing.T) {
 
 		// Trap e: the user had it paused.
 		{"e: a pause of the user's is no hindrance", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.Paused = true }), Step{Action: Begin, ReplicaSet: "running"}},
+		{"e: a pause that is declared under way is left to its owner", with(begun(1), func(s *Snapshot) { s.Deployment.PauseIsOurs, s.Deployment.PauseDeclared = true, true }), Step{Action: CedePause}},
+		{"e: also when the template changed", with(begun(1), func(s *Snapshot) {
+			s.Deployment.PauseIsOurs, s.Deployment.PauseDeclared, s.Deployment.Application = true, true, "app 2"
+		}), Step{Action: CedePause}},
+		{"e: what was left to its owner is no hindrance", with(begun(1), func(s *Snapshot) { s.Deployment.PauseDeclared = true }), Step{Action: PatchReplicaSet, ReplicaSet: "running"}},
+		{"e: one that was declared before may have been resumed since", with(begun(1), func(s *Snapshot) {
+			s.Deployment.PauseIsOurs, s.Deployment.PauseDeclared, s.Intent.PauseDeclared = true, true, true
+		}), Step{Action: PatchReplicaSet, ReplicaSet: "running"}},
+		{"e: one that is declared and resumed under way is over", with(begun(1), func(s *Snapshot) {
+			s.Deployment.Paused, s.Deployment.PauseDeclared = false, true
+		}), Step{Action: Finish}},
 
 		// Trap f: no pods.
 		{"f: without replicas the template is applied", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.SpecReplicas = 0 }), Step{Action: ApplyPlainly}},
