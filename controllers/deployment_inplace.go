@@ -53,13 +53,12 @@ func (o *workloadObservation) hasPodsOfOtherTemplates() bool {
 // because it exceeded its deadline. What a plan brings may be the correction: it goes through the template, whose pods are being replaced
 // anyway. Otherwise it returns after how long that may be so.
 func (o *workloadObservation) untilHopeless(plan *injection.Plan, now time.Time) (wait time.Duration, hopeless bool) {
-	if !plan.Changed || !o.hasPodsOfOtherTemplates() {
+	if !o.hasPodsOfOtherTemplates() {
 		return 0, false
 	}
-	marks := marksOf(o.workload.Template)
 	update := o.podUpdate(plan)
 	update.Now = now
-	update.Pods = slices.DeleteFunc(slices.Clone(update.Pods), func(pod rollout.Pod) bool { return !maps.Equal(pod.Revisions, marks) })
+	update.Pods = slices.DeleteFunc(slices.Clone(update.Pods), func(pod rollout.Pod) bool { return pod.Replaced })
 	wait, hopeless = update.UntilHopeless()
 	return wait, hopeless || rolloutOf(o.deployment).Stuck
 }
@@ -75,8 +74,12 @@ func (o *workloadObservation) eachNew(plan *injection.Plan, visit func(key strin
 }
 
 // waitForRollout lets the Deployment's own rollout come to its end, unless there is none in sight. It says of the sets that have something to
-// update why they wait.
+// update why they wait. What the rollout brings already goes to pods as well that it keeps and that have something else: an older ReplicaSet
+// that it goes back to may have such pods.
 func (r *deploymentReconciler) waitForRollout(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
+	if !plan.Changed {
+		return r.updatePods(ctx, observed, plan, result)
+	}
 	wait, hopeless := observed.untilHopeless(plan, r.now())
 	if hopeless {
 		return r.applyStructurally(ctx, observed, plan)
@@ -105,7 +108,8 @@ func (s *assignedSet) update() rollout.SetUpdate {
 	return update
 }
 
-// podUpdate is what is decided from for the pods: the sets that are rendered as assigned, and may be updated in place.
+// podUpdate is what is decided from for the pods: the sets that are rendered as assigned, and may be updated in place. What the template has
+// already may be, whatever the strategy: no rollout brings it any more to pods that lack it.
 func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate {
 	update := rollout.PodUpdate{
 		Desired:           *o.deployment.Spec.Replicas,
@@ -113,10 +117,13 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 		Pods:              o.pods,
 		DisruptionBudgets: o.disruptionBudgets,
 		Pulls:             o.pulls,
+		RollingOut:        o.isRollingOut(),
 	}
+	marks := marksOf(o.workload.Template)
 	for i := range o.assigned {
 		set := &o.assigned[i]
-		if plan.Revisions[set.Key] == set.Revision && !set.Held && set.strategy.Type != v1alpha1.RollingUpdateUpdateStrategyType {
+		inPlace := set.strategy.Type != v1alpha1.RollingUpdateUpdateStrategyType || marks[set.Key] == set.Revision
+		if plan.Revisions[set.Key] == set.Revision && !set.Held && inPlace {
 			update.Sets = append(update.Sets, set.update())
 		}
 	}
@@ -135,7 +142,11 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		return result, nil
 	}
 	step := rollout.NextPods(update)
-	result.tell(update, step, plan)
+	if update.RollingOut {
+		result.recheck = soonest(result.recheck, step.Recheck)
+	} else {
+		result.tell(update, step, plan)
+	}
 	for i := range step.Updates {
 		patch := &step.Updates[i]
 		err := r.updatePod(ctx, observed, patch, update.Now)

@@ -367,15 +367,19 @@ func (o *observer) addPods(ctx context.Context, observed *workloadObservation) e
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
+	template := injection.TemplateIdentity(&observed.deployment.Spec.Template)
 	for i := range replicaSets.Items {
 		var pods corev1.PodList
 		if err := o.cache.List(ctx, &pods, namespace, client.MatchingFields{ownerIndex: string(replicaSets.Items[i].UID)}, client.UnsafeDisableDeepCopy); err != nil {
 			return fmt.Errorf("listing pods: %w", err)
 		}
 		for j := range pods.Items {
-			if pod := &pods.Items[j]; isActive(pod) {
-				observed.pods = append(observed.pods, rollout.PodOf(pod))
+			if !isActive(&pods.Items[j]) {
+				continue
 			}
+			pod := rollout.PodOf(&pods.Items[j])
+			pod.Replaced = replicaSets.Items[i].Annotations[templateIdentity] != template
+			observed.pods = append(observed.pods, pod)
 		}
 	}
 	return nil

@@ -23,6 +23,9 @@ type PodUpdate struct {
 	Pods []Pod
 	// Sets are those that may be updated in this workload.
 	Sets []SetUpdate
+	// RollingOut is true while the Deployment replaces pods. Those that it keeps are updated then when they are unavailable anyway: it may be
+	// waiting for them.
+	RollingOut bool
 	// DisruptionBudgets are those that cover the pods.
 	DisruptionBudgets []DisruptionBudget
 	// Pulls are the pre-pull pods of the workload.
@@ -176,14 +179,14 @@ func NextPods(update PodUpdate) PodStep {
 			step.Done = false
 			step.Recheck = soonest(step.Recheck, remaining)
 		}
-		if len(allowed) == 0 {
+		available := pod.isAvailable(update.MinReadySeconds, update.Now)
+		if len(allowed) == 0 || update.RollingOut && (pod.Replaced || available) {
 			continue
 		}
 		if wait, updatable := pod.untilUpdatable(update.Now); !updatable {
 			step.Recheck = soonest(step.Recheck, wait)
 			continue
 		}
-		available := pod.isAvailable(update.MinReadySeconds, update.Now)
 		patch := PodPatch{Pod: *pod, Unavailable: !available, Sets: update.claim(allowed, left)}
 		if !pulls.admits(&patch) {
 			continue

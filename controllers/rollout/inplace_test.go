@@ -94,6 +94,9 @@ func TestNextPods(t *testing.T) {
 			u.Pods[1].Update, u.Pods[1].Observed = &InPlaceUpdate{}, false
 			u.Sets[0].MaxUnavailable = number(2)
 		}, want: "a"},
+		{name: "of pods that a rollout keeps, those that are unavailable", update: makeUpdate(makePod("a", old), notReady(makePod("b", old)), notReady(makePod("c", old))), change: func(u *PodUpdate) {
+			u.RollingOut, u.Pods[2].Replaced, u.Sets[0].MaxUnavailable = true, true, number(3)
+		}, want: "b"},
 		{name: "a disruption budget allows one", update: three(), change: func(u *PodUpdate) {
 			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(3), allows(1, 3, 3)
 		}, want: "a"},
