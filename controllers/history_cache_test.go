@@ -17,6 +17,8 @@ type lagging struct {
 	seen    map[kind]int
 	// see, when there is one, is told what came, and keeps it.
 	see func(kind kind, change change)
+	// slow is the watch that is slower than the others at the moment.
+	slow kind
 }
 
 // newLagging has seen nothing yet.
@@ -61,17 +63,31 @@ func (l *lagging) behind() int {
 	return behind
 }
 
-// isLate is true when something that happened so long ago has not been seen.
-func (l *lagging) isLate(by time.Duration) bool {
-	for kind, seen := range l.seen {
-		if changes := l.server.changes[kind]; seen < len(changes) && l.server.now.Sub(changes[seen].at) > by {
-			return true
+// latest is a kind of which something that happened so long ago has not been seen; empty when there is none.
+func (l *lagging) latest(by time.Duration) kind {
+	for _, kind := range allKinds {
+		seen, watched := l.seen[kind]
+		if changes := l.server.changes[kind]; watched && seen < len(changes) && l.server.now.Sub(changes[seen].at) > by {
+			return kind
 		}
 	}
-	return false
+	return ""
 }
 
-// step sees the next change of a kind, any of those that are behind.
+// hurry sees all that happened so long ago.
+func (l *lagging) hurry(by time.Duration) {
+	for kind := l.latest(by); kind != ""; kind = l.latest(by) {
+		l.seeNext(kind)
+	}
+}
+
+func (l *lagging) seeNext(kind kind) {
+	next := l.server.changes[kind][l.seen[kind]]
+	l.seen[kind]++
+	l.take(kind, next)
+}
+
+// step sees the next change of a kind, any of those that are behind; seldom of the slow one, which is another one from time to time.
 func (l *lagging) step(random *rand.Rand) bool {
 	var late []kind
 	for _, kind := range allKinds {
@@ -82,10 +98,14 @@ func (l *lagging) step(random *rand.Rand) bool {
 	if len(late) == 0 {
 		return false
 	}
+	if random.IntN(10) == 0 {
+		l.slow = late[random.IntN(len(late))]
+	}
 	kind := late[random.IntN(len(late))]
-	next := l.server.changes[kind][l.seen[kind]]
-	l.seen[kind]++
-	l.take(kind, next)
+	if kind == l.slow && random.IntN(8) > 0 {
+		return false
+	}
+	l.seeNext(kind)
 	return true
 }
 
@@ -93,8 +113,7 @@ func (l *lagging) step(random *rand.Rand) bool {
 func (l *lagging) catchUp() {
 	for _, kind := range allKinds {
 		for seen, watched := l.seen[kind]; watched && seen < len(l.server.changes[kind]); seen = l.seen[kind] {
-			l.seen[kind]++
-			l.take(kind, l.server.changes[kind][seen])
+			l.seeNext(kind)
 		}
 	}
 }

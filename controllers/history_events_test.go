@@ -215,7 +215,6 @@ func (h *history) anyPod() *corev1.Pod {
 func (h *history) failPod() {
 	if pod := h.anyPod(); pod != nil {
 		h.note("fate: %s of pod %s ends", h.kubelet.fail(pod, h.random), pod.Name)
-		h.failed(pod)
 	}
 }
 

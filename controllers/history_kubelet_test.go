@@ -23,6 +23,8 @@ type kubelet struct {
 	started int
 	// sick are pods whose application does not become ready.
 	sick map[types.UID]bool
+	// failed is told of pods of which a container ended by itself.
+	failed func(pod *corev1.Pod)
 	// trace takes down what happens to containers; nil when nobody is to read it.
 	trace func(format string, args ...any)
 }
@@ -131,15 +133,16 @@ func (k *kubelet) hear(pod *corev1.Pod, run *runningPod) {
 func (k *kubelet) killContainer(pod *corev1.Pod, run *runningPod, random *rand.Rand) bool {
 	for _, container := range run.containers {
 		if container.up && container.image != imageIn(run.seen, container.name) {
-			k.stop(pod, container, random.IntN(3000))
+			k.stop(pod, container, random.IntN(3000), "")
 			return true
 		}
 	}
 	return false
 }
 
-func (k *kubelet) stop(pod *corev1.Pod, container *runningContainer, startsAfter int) {
-	container.up, container.ready, container.waits = false, false, ""
+// stop ends a container that starts again after so many milliseconds, and says why it waits.
+func (k *kubelet) stop(pod *corev1.Pod, container *runningContainer, startsAfter int, waits string) {
+	container.up, container.ready, container.waits = false, false, waits
 	container.again = k.server.now.Add(time.Duration(startsAfter) * time.Millisecond)
 	k.report(pod)
 }
@@ -166,8 +169,9 @@ func (k *kubelet) startContainer(pod *corev1.Pod, run *runningPod, random *rand.
 		healthy := !strings.HasSuffix(image, neverReady) && (!k.sick[pod.UID] || container.name != "main")
 		switch {
 		case container.up && strings.HasSuffix(image, crashes):
-			k.stop(pod, container, 10000)
-			container.waits = "CrashLoopBackOff"
+			k.stop(pod, container, 10000, "CrashLoopBackOff")
+			k.failed(pod)
+			return true
 		case container.up && !container.ready && healthy:
 			container.ready = true
 		case container.up || k.server.now.Before(container.again):
@@ -201,14 +205,15 @@ func (k *kubelet) fail(pod *corev1.Pod, random *rand.Rand) string {
 	if !container.up {
 		return ""
 	}
-	k.stop(pod, container, random.IntN(5000))
+	k.stop(pod, container, random.IntN(5000), "")
+	k.failed(pod)
 	return container.name
 }
 
 // report writes the status of a pod: the containers as they are, and what generation the kubelet has seen.
 func (k *kubelet) report(pod *corev1.Pod) {
-	run, after := k.running[pod.UID], pod.DeepCopy()
-	ready := len(run.containers) > 0
+	run, after := k.running[pod.UID], copyOf(k.server.objects[podKind][pod.Name].(*corev1.Pod))
+	ready, before := len(run.containers) > 0, after.Status.Conditions
 	after.Status = corev1.PodStatus{Phase: corev1.PodRunning, ObservedGeneration: run.seen.Generation}
 	for _, container := range run.containers {
 		status := corev1.ContainerStatus{Name: container.name, Image: container.image, ContainerID: container.id, RestartCount: container.restarts, Ready: container.ready}
@@ -230,7 +235,7 @@ func (k *kubelet) report(pod *corev1.Pod) {
 		if ready {
 			condition.Status = corev1.ConditionTrue
 		}
-		for _, old := range pod.Status.Conditions {
+		for _, old := range before {
 			if old.Type == conditionType && old.Status == condition.Status {
 				condition.LastTransitionTime = old.LastTransitionTime
 			}
@@ -244,7 +249,9 @@ func (k *kubelet) report(pod *corev1.Pod) {
 		}
 		k.trace("kubelet: %s seen %d of %d%s", pod.Name, run.seen.Generation, pod.Generation, text)
 	}
-	_, _ = k.server.update(after, "kubelet", true) // it is the live one
+	if _, err := k.server.update(after, "kubelet", true); err != nil {
+		panic(err) // it is the live one
+	}
 }
 
 // conditionSince is since when a pod is ready; zero when it is not.

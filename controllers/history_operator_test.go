@@ -69,6 +69,8 @@ type process struct {
 	fault func(write string) fault
 	audit func(before, after client.Object)
 	trace func(format string, args ...any)
+	// deceive, when there is one, changes what comes into the cache.
+	deceive func(object client.Object)
 	// writes counts the writes that were sent.
 	writes int
 	// rehearse, while it is not nil, takes down writes instead of sending them.
@@ -194,6 +196,9 @@ func (p *process) see(kind kind, next change) {
 		seen.after = copyOf(next.after)
 		if err := strip(seen.after); err != nil {
 			panic(err)
+		}
+		if p.deceive != nil {
+			p.deceive(seen.after)
 		}
 		cached.objects[kind][seen.after.GetName()] = seen.after
 	} else if seen.before != nil {

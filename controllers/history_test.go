@@ -11,11 +11,15 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
@@ -50,6 +54,40 @@ func TestHistories(t *testing.T) {
 					t.Log("\n" + h.story())
 				}
 			}
+		})
+	}
+}
+
+// Histories of an operator that has a bug have to tell. The bugs are made by what it is shown, as if it did not look.
+func TestHistoriesFindBugs(t *testing.T) {
+	const enough = 300 // histories, of which some have to tell
+	laboratory := newLaboratory(t)
+	for name, test := range map[string]struct {
+		deceive   func(object client.Object)
+		invariant string
+	}{
+		"it ends a promotion before step 4": {func(object client.Object) {
+			if deployment, ok := object.(*appsv1.Deployment); ok {
+				deployment.Status.UpdatedReplicas = deployment.Status.Replicas
+			}
+		}, "I4"},
+		"it ignores that pods are not available": {func(object client.Object) {
+			if pod, ok := object.(*corev1.Pod); ok {
+				pod.Status.Conditions = []corev1.PodCondition{
+					{Type: corev1.PodReady, Status: corev1.ConditionTrue}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue},
+				}
+			}
+		}, "I2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(enough) {
+				problem := newHistoryOf(log.IntoContext(t.Context(), klog.Logger{}), laboratory, seed, test.deceive).live()
+				if strings.HasPrefix(problem, test.invariant) {
+					t.Logf("history %d: %s", seed+1, problem)
+					return
+				}
+			}
+			t.Errorf("%d histories, and none violates %s", enough, test.invariant)
 		})
 	}
 }

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
@@ -35,6 +36,8 @@ type history struct {
 	manager  *controllerManager
 	kubelet  *kubelet
 	operator *process
+	// deceive, when there is one, changes what the operator sees.
+	deceive func(object client.Object)
 	// lags is true when the operator's cache is late; else it sees everything at once.
 	lags bool
 	// quiet histories have image changes, faults and failures, and no user besides.
@@ -55,14 +58,19 @@ type history struct {
 }
 
 func newHistory(ctx context.Context, laboratory *laboratory, seed uint64) *history {
+	return newHistoryOf(ctx, laboratory, seed, nil)
+}
+
+// newHistoryOf is one of an operator that is deceived.
+func newHistoryOf(ctx context.Context, laboratory *laboratory, seed uint64, deceive func(object client.Object)) *history {
 	server := newAPIServer(laboratory.fields)
 	h := &history{
 		laboratory: laboratory, ctx: ctx, random: rand.New(rand.NewPCG(seed, 0)), server: server, //nolint:gosec // a history has to come again
 		manager: newControllerManager(server), kubelet: newKubelet(server), userPaused: map[string]bool{}, pausedFor: map[string]time.Duration{},
-		disturbed: map[types.UID]bool{}, budgetKnows: map[string]bool{},
+		disturbed: map[types.UID]bool{}, budgetKnows: map[string]bool{}, deceive: deceive,
 	}
 	h.lags, h.quiet = h.chance(2), h.chance(3)
-	h.kubelet.trace = h.note
+	h.kubelet.trace, h.kubelet.failed = h.note, h.failed
 	h.startOperator()
 	return h
 }
@@ -90,7 +98,7 @@ func (h *history) story() string {
 
 func (h *history) startOperator() {
 	h.operator = newProcess(h.ctx, h.laboratory, h.server)
-	h.operator.trace, h.operator.audit, h.operator.fault = h.note, h.audit, h.fault
+	h.operator.trace, h.operator.audit, h.operator.fault, h.operator.deceive = h.note, h.audit, h.fault, h.deceive
 	h.operator.cache.list()
 }
 
@@ -157,9 +165,7 @@ const lateness = 1500 * time.Millisecond
 // beFair lets nobody who is up wait for longer than lateness.
 func (h *history) beFair() {
 	if !h.isDown(h.operatorDown) {
-		for h.operator.cache.isLate(lateness) {
-			h.operator.cache.step(h.random)
-		}
+		h.operator.cache.hurry(lateness)
 		for range 10 {
 			next, late := h.operator.late(lateness)
 			if !late || !h.reconcile(next) {
@@ -167,8 +173,8 @@ func (h *history) beFair() {
 			}
 		}
 	}
-	for !h.isDown(h.managerDown) && h.manager.cache.isLate(lateness) {
-		h.manager.cache.step(h.random)
+	if !h.isDown(h.managerDown) {
+		h.manager.cache.hurry(lateness)
 	}
 	h.kubelet.catchUp(lateness, h.random)
 }
