@@ -99,6 +99,7 @@ var _ = Describe("In-place updates: a Deployment", Ordered, func() {
 	})
 
 	It("that was created paused has the new sidecar when it is resumed", func(ctx SpecContext) {
+		shop.comesTo(ctx, "unborn", 0, "web=nginx:1", "log-agent=busybox:2")
 		Expect(shop.promotion(ctx, "unborn")).To(Equal(pausedByUser))
 		shop.kubectl(ctx, "rollout", "resume", "deployment", "unborn")
 		shop.comesTo(ctx, "unborn", 2, "web=nginx:1", "log-agent=busybox:2")
