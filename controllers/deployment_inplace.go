@@ -309,8 +309,10 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 		return failed(observed, err), err
 	}
 	result := newOutcome(nil)
-	for i := range observed.assigned {
-		result.phases[observed.assigned[i].Key] = rollout.Promoting
+	for key, revision := range plan.Revisions {
+		if revision != observed.intent.From[key] {
+			result.phases[key] = rollout.Promoting
+		}
 	}
 	if !observed.workload.Owned.Has(intentField) && !observed.workload.Owned.Has(pauseField) {
 		// "kubectl rollout undo" restores the annotations of a ReplicaSet, which has those of the Deployment from when it was promoted.

@@ -142,10 +142,11 @@ func (w *Workload) current() Summary {
 }
 
 // hasSettled is true when the template holds the revision, every pod has it, and the sidecars are available. Once the set has come to its end
-// with this revision, pods that restart do not change that.
+// with this revision, pods that restart do not change that. The template holds it from the begin of a promotion on; the Deployment is ours
+// until its end.
 func (w *Workload) hasSettled(revision, currentRevision string) bool {
 	summary := w.current()
-	if summary.Rendered != revision || summary.Target != revision || !w.Observed {
+	if summary.Rendered != revision || summary.Target != revision || summary.Phase == Promoting || !w.Observed {
 		return false
 	}
 	if summary.Updated < w.Replicas || summary.Updated < summary.Injected {

@@ -139,6 +139,7 @@ func TestHasSettled(t *testing.T) {
 		"a pod without it":          {func(w *Workload) { w.Summary.Updated, w.Summary.Injected = 2, 2 }, old, false},
 		"an old pod more":           {func(w *Workload) { w.Summary.Injected = 4 }, old, false},
 		"one not available":         {func(w *Workload) { w.Summary.Available = 2 }, old, false},
+		"in a promotion":            {func(w *Workload) { w.Summary.Phase = Promoting }, old, false},
 		"paused by its owner":       {func(w *Workload) { w.Complete, w.Paused = false, true }, old, true},
 		"one restarts afterwards":   {func(w *Workload) { w.Summary.Available = 2 }, current, true},
 		"one restarts in a rollout": {func(w *Workload) { w.Complete, w.Summary.Available = false, 2 }, current, false},
