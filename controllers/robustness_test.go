@@ -19,6 +19,7 @@ import (
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/promotion"
 )
 
 // rolling makes the spec of a set whose changes go through the template, from the rest of it.
@@ -261,6 +262,22 @@ var _ = Describe("Lost marks", func() {
 		w.updateSet(ctx, "agent", upgraded(agentSpec))
 		w.converge(ctx)
 		Expect(w.set(ctx, "agent").Status.Problems).To(BeEmpty())
+		Expect(w.deployment(ctx, "web").Spec.Template.Spec.Containers[1].Image).To(Equal("agent:2"))
+	})
+})
+
+var _ = Describe("The intent of an earlier promotion", func() {
+	It("is removed when somebody has brought it back, and keeps nothing from being done", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.createDeployment(ctx, "web", webPod)
+		w.createSet(ctx, "agent", agentSpec)
+		w.converge(ctx)
+		w.editDeployment(ctx, "web", "kubectl-rollout", func(d *appsv1.Deployment) {
+			d.Annotations[v1alpha1.PromotionAnnotation] = (&promotion.Intent{ReplicaSet: "gone"}).Encode()
+		})
+		w.updateSet(ctx, "agent", upgraded(agentSpec))
+		w.converge(ctx)
+		Expect(w.deployment(ctx, "web").Annotations).NotTo(HaveKey(v1alpha1.PromotionAnnotation))
 		Expect(w.deployment(ctx, "web").Spec.Template.Spec.Containers[1].Image).To(Equal("agent:2"))
 	})
 })

@@ -45,6 +45,26 @@ var _ = Describe("In-place updates: a change of", func() {
 		Expect(shop.replicaSetsOf(ctx, "web")).To(ConsistOf(replicaSets))
 	})
 
+	It("images goes on after a rollback to a ReplicaSet that had followed its pods", func(ctx SpecContext) {
+		set := logAgent().atOnce()
+		shop.apply(ctx, web("web").Obj())
+		shop.inject(ctx, set, "web")
+		shop.apply(ctx, set.Image("log-agent", "busybox:2").Obj())
+		shop.comesTo(ctx, "web", 2, "web=nginx:1", "log-agent=busybox:2")
+		Eventually(ctx, shop.promotion).WithArguments("web").Should(Equal(atRest))
+		shop.kubectl(ctx, "set", "image", "deployment/web", "web=nginx:2")
+		shop.waitForRollout(ctx, "web")
+
+		shop.kubectl(ctx, "rollout", "undo", "deployment/web")
+		shop.comesTo(ctx, "web", 2, "web=nginx:1", "log-agent=busybox:2")
+		Eventually(ctx, shop.promotion).WithArguments("web").Should(Equal(atRest))
+		shop.apply(ctx, set.Image("log-agent", "busybox:3").Obj())
+		shop.comesTo(ctx, "web", 2, "web=nginx:1", "log-agent=busybox:3")
+		Eventually(ctx, shop.promotion).WithArguments("web").Should(Equal(atRest))
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+		Expect(shop.replicaSets(ctx, "web")).To(Equal(3))
+	})
+
 	Context("what does not restart, and what does not go in place:", Ordered, func() {
 		shareNamespace()
 		agent := func(name string) *sidecarSet {
