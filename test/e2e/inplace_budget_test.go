@@ -7,7 +7,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -15,15 +14,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 var _ = Describe("In-place updates: while maxUnavailable is 3,", Ordered, func() {
-	const updated = "web=nginx:1 log-agent=busybox:2"
+	const done = "web=nginx:1 log-agent=busybox:2"
 	shareNamespace()
 	var (
-		pods   *podRecorder
+		pods   *recorder[*corev1.Pod]
 		before map[types.UID]map[string]run
 		// failed is a pod of "large" that fails on its own in the middle of the update.
 		failed   string
@@ -40,25 +38,25 @@ var _ = Describe("In-place updates: while maxUnavailable is 3,", Ordered, func()
 		Eventually(ctx, shop.disruptionsAllowed).WithArguments("blocked").Should(BeEquivalentTo(0))
 		before = shop.runs(ctx, "blocked")
 
-		pods = recordPods(ctx)
+		pods = record[*corev1.Pod](ctx, &corev1.PodList{}, client.InNamespace(shop.name))
 		shop.apply(ctx, set.Image("log-agent", "busybox:2").Obj())
-		Eventually(func() int { return len(pods.updated("large")) }).WithPolling(interval / 10).Should(BeNumerically(">=", 6))
-		failed, failedAt = pods.updated("large")[0], time.Now()
+		Eventually(func() int { return len(updated(pods.of(shop.name, "large"))) }).WithPolling(interval / 10).Should(BeNumerically(">=", 6))
+		failed, failedAt = updated(pods.of(shop.name, "large"))[0], time.Now()
 		shop.failPod(ctx, failed)
 	})
 
 	It("of 20 pods never more are unavailable, one that fails on its own included", func(ctx SpecContext) {
-		Eventually(ctx, shop.tally).WithArguments("large").Should(Equal(map[string]int{updated: 19, "not ready": 1}))
+		Eventually(ctx, shop.tally).WithArguments("large").Should(Equal(map[string]int{done: 19, "not ready": 1}))
 		const noticed = time.Second // by then the operator has learnt of the failure
-		all := pods.of("large")
+		all := pods.of(shop.name, "large")
 		Expect(most(all, time.Time{}, failed)).To(Equal(3), "of the others: no more, and no fewer as long as nothing failed")
 		Expect(most(all, failedAt.Add(noticed), "")).To(BeNumerically("<=", 3), "of all, from the failure on")
 		Expect(shop.deployment(ctx, "large").Status.ReadyReplicas).To(BeEquivalentTo(19))
 	})
 
 	It("a PodDisruptionBudget that allows one lets one go after the other", func(ctx SpecContext) {
-		Eventually(ctx, shop.tally).WithArguments("budgeted").Should(Equal(map[string]int{updated: 6}))
-		Expect(most(pods.of("budgeted"), time.Time{}, "")).To(Equal(1))
+		Eventually(ctx, shop.tally).WithArguments("budgeted").Should(Equal(map[string]int{done: 6}))
+		Expect(most(pods.of(shop.name, "budgeted"), time.Time{}, "")).To(Equal(1))
 		Eventually(ctx, shop.template).WithArguments("budgeted").Should(HaveExactElements("web=nginx:1", "log-agent=busybox:2"))
 	})
 
@@ -66,7 +64,7 @@ var _ = Describe("In-place updates: while maxUnavailable is 3,", Ordered, func()
 		Eventually(ctx, shop.problems).WithArguments("log-agent").Should(ContainElement(HavePrefix("blocked: DisruptionBudget: ")))
 		Expect(shop.condition(ctx, "log-agent", "Ready")).To(Equal("False/UpdatingPods"))
 		Expect(shop.condition(ctx, "log-agent", "Degraded")).To(Equal("False/AsExpected"))
-		Consistently(func() []string { return pods.updated("blocked") }).Should(BeEmpty())
+		Consistently(func() []string { return updated(pods.of(shop.name, "blocked")) }).Should(BeEmpty())
 		shop.expectRestarts(ctx, "blocked", before, 0)
 		Expect(shop.template(ctx, "blocked")).To(HaveExactElements("web=nginx:1", "log-agent=busybox:1"))
 
@@ -128,85 +126,13 @@ func (n *namespace) images(ctx context.Context, deployment string) (map[string]i
 	return counts, err
 }
 
-// podRecorder records all that happens to the pods of the spec's namespace, in the order in which it happens.
-type podRecorder struct {
-	lock   sync.Mutex
-	events []podEvent
-}
-
-type podEvent struct {
-	at   time.Time
-	gone bool
-	pod  *corev1.Pod
-}
-
-// recordPods records until the spec ends.
-func recordPods(ctx context.Context) *podRecorder {
-	GinkgoHelper()
-	watching, err := client.NewWithWatch(cluster.Config, client.Options{})
-	Expect(err).NotTo(HaveOccurred())
-	// The first events are the pods that there are.
-	stream, err := watching.Watch(context.WithoutCancel(ctx), &corev1.PodList{}, client.InNamespace(shop.name))
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(stream.Stop)
-	recorder := &podRecorder{}
-	go func() {
-		for event := range stream.ResultChan() {
-			if pod, ok := event.Object.(*corev1.Pod); ok {
-				recorder.add(podEvent{at: time.Now(), gone: event.Type == watch.Deleted, pod: pod})
-			}
-		}
-	}()
-	return recorder
-}
-
-func (r *podRecorder) add(event podEvent) {
-	r.lock.Lock()
-	defer r.lock.Unlock()
-	r.events = append(r.events, event)
-}
-
-// of are the events of a Deployment's pods.
-func (r *podRecorder) of(deployment string) []podEvent {
-	r.lock.Lock()
-	defer r.lock.Unlock()
-	return slices.DeleteFunc(slices.Clone(r.events), func(event podEvent) bool { return event.pod.Labels["app"] != deployment })
-}
-
 // updated are the pods of a Deployment that run the new log agent and are ready, in the order in which they came to.
-func (r *podRecorder) updated(deployment string) (names []string) {
-	for _, event := range r.of(deployment) {
-		isNew := slices.ContainsFunc(event.pod.Spec.Containers, func(c corev1.Container) bool { return c.Image == "busybox:2" })
-		if isNew && !isUnavailable(event.pod) && !slices.Contains(names, event.pod.Name) {
-			names = append(names, event.pod.Name)
+func updated(events []recorded[*corev1.Pod]) (names []string) {
+	for _, event := range events {
+		isNew := slices.ContainsFunc(event.object.Spec.Containers, func(c corev1.Container) bool { return c.Image == "busybox:2" })
+		if isNew && !isUnavailable(event.object) && !slices.Contains(names, event.object.Name) {
+			names = append(names, event.object.Name)
 		}
 	}
 	return names
-}
-
-// most is how many pods were unavailable at the same time, from a time on, one of them not counted.
-func most(events []podEvent, from time.Time, except string) (result int) {
-	unavailable := map[string]bool{}
-	for _, event := range events {
-		unavailable[event.pod.Name] = isUnavailable(event.pod) && !event.gone && event.pod.Name != except
-		count := 0
-		for _, is := range unavailable {
-			if is {
-				count++
-			}
-		}
-		if event.at.After(from) {
-			result = max(result, count)
-		}
-	}
-	return result
-}
-
-// isUnavailable is true of a pod that is not ready, and of one that is about to restart a container, from the change of its image on.
-func isUnavailable(pod *corev1.Pod) bool {
-	images := map[string]string{}
-	for _, status := range pod.Status.ContainerStatuses {
-		images[status.Name] = status.Image
-	}
-	return !isReady(pod) || slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return images[c.Name] != c.Image })
 }

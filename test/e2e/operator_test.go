@@ -53,10 +53,11 @@ func operatorKubeconfig(ctx context.Context) string {
 	for name := range config.AuthInfos {
 		config.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: token}
 	}
-	file := filepath.Join(cluster.Dir, "operator.kubeconfig")
-	Expect(clientcmd.WriteToFile(*config, file)).To(Succeed())
-	return file
+	Expect(clientcmd.WriteToFile(*config, operatorKubeconfigFile())).To(Succeed())
+	return operatorKubeconfigFile()
 }
+
+func operatorKubeconfigFile() string { return filepath.Join(cluster.Dir, "operator.kubeconfig") }
 
 // takeOperatorAway ends the operator, and has it back after the spec.
 func takeOperatorAway(end func(*localcluster.Process) error) {
