@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
-	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
 
 // story is of one Deployment, and of somebody who does something to it at an awkward moment. It begins with two ReplicaSets: without
@@ -32,6 +31,9 @@ type story struct {
 	also   string
 	paused bool
 	gone   bool
+	// spec is what is special about the Deployment, and prepare what its user does before anything happens.
+	spec    func(*appsv1.DeploymentSpec)
+	prepare func(ctx SpecContext, name string)
 }
 
 // commands is what somebody does with kubectl. %s is the name of the Deployment.
@@ -68,15 +70,18 @@ func stories(interfere func(SpecContext, []story), all ...story) {
 		var manifests []client.Object
 		for _, story := range all {
 			names = append(names, story.name)
-			manifests = append(manifests, web(story.name).Label("story", story.name).Replicas(peopleReplicas).Obj())
+			manifests = append(manifests, story.deployment().Obj())
 		}
 		shop.apply(ctx, manifests...)
 		shop.apply(ctx, otherSet().Obj())
 		shop.inject(ctx, peopleSet(), names...)
 		shop.waitUntilReady(ctx, otherSet().object.Name)
-		for _, name := range names {
-			Eventually(ctx, shop.replicaSets).WithArguments(name).Should(Equal(2), name)
-			before[name] = shop.runs(ctx, name)
+		for _, story := range all {
+			Eventually(ctx, shop.replicaSets).WithArguments(story.name).Should(Equal(story.replicaSetsBefore()), story.name)
+			before[story.name] = shop.runs(ctx, story.name)
+			if story.prepare != nil {
+				story.prepare(ctx, story.name)
+			}
 		}
 		interfere(ctx, all)
 	})
@@ -97,6 +102,23 @@ func stories(interfere func(SpecContext, []story), all ...story) {
 // otherSet is a second set, of the story "second-set".
 func otherSet() *sidecarSet {
 	return MakeSidecarSet("proxy").Selecting("story", "second-set").NativeSidecar("proxy", "proxy:1").atOnce()
+}
+
+// deployment is the manifest of a story's user.
+func (s *story) deployment() *deployment {
+	manifest := web(s.name).Label("story", s.name).Replicas(peopleReplicas)
+	if s.spec != nil {
+		manifest.Spec(s.spec)
+	}
+	return manifest
+}
+
+// replicaSetsBefore is how many there are before anything happens: those without sidecars, and with them.
+func (s *story) replicaSetsBefore() int {
+	if limit := s.deployment().object.Spec.RevisionHistoryLimit; limit != nil && *limit == 0 {
+		return 1
+	}
+	return 2
 }
 
 func (s *story) ends(ctx SpecContext, before map[types.UID]map[string]run) {
@@ -121,7 +143,7 @@ func (s *story) ends(ctx SpecContext, before map[types.UID]map[string]run) {
 	if !s.paused {
 		shop.waitForRollout(ctx, s.name)
 	}
-	Expect(shop.replicaSetsOf(ctx, s.name)).To(HaveLen(s.replicaSets))
+	Eventually(ctx, shop.replicaSets).WithArguments(s.name).Should(Equal(s.replicaSets))
 	switch {
 	case !s.newPods && s.pods == len(before):
 		shop.expectRestarts(ctx, s.name, before, 1, restarted...)
@@ -220,36 +242,6 @@ var _ = Describe("In-place updates: while a promotion waits in vain for the cont
 		story{name: "paused", does: "declares a pause, by server-side apply", do: pauseServerSide, pods: 2, replicaSets: 2, web: "nginx:1", paused: true},
 		story{name: "paused-too", does: "declares a pause, by client-side apply", do: pauseClientSide, pods: 2, replicaSets: 2, web: "nginx:1", paused: true},
 		story{name: "deleted", does: "deletes the Deployment", do: commands(remove), gone: true},
-	)
-})
-
-var _ = Describe("In-place updates: between the ReplicaSet's new template and the end of a promotion, somebody", Ordered, func() {
-	updateOther := func(ctx SpecContext, _ string) { shop.apply(ctx, otherSet().Image("proxy", "proxy:2").Obj()) }
-	stories(
-		func(ctx SpecContext, all []story) {
-			beginPromotions(ctx, all)
-			takeOperatorAway((*localcluster.Process).Kill)
-			startControllerManager(ctx)
-			for _, story := range all {
-				Eventually(ctx, shop.isObserved).WithArguments(story.name).Should(BeTrue(), story.name)
-			}
-			Expect(cluster.ControllerManager.Stop()).To(Succeed())
-			startOperator(ctx)
-			for _, story := range all {
-				Eventually(ctx, shop.replicaSetImages).WithArguments(story.name).Should(ContainElement("log-agent=busybox:2"), story.name)
-			}
-			waitUntilPromoting(ctx, all) // still
-			allAct(ctx, all)
-			startControllerManager(ctx)
-		},
-		story{name: "alone", does: "does nothing", pods: 2, replicaSets: 2, web: "nginx:1"},
-		story{name: "image", does: "sets another image", do: commands(setImage), pods: 2, replicaSets: 3, web: "nginx:2", newPods: true},
-		story{name: "scaled", does: "scales up", do: commands(scaleUp), pods: 3, replicaSets: 2, web: "nginx:1"},
-		story{name: "resumed", does: "resumes the Deployment", do: commands(resume), pods: 2, replicaSets: 2, web: "nginx:1"},
-		story{name: "restarted", does: "resumes and restarts it", do: commands(resume, restart), pods: 2, replicaSets: 3, web: "nginx:1", newPods: true},
-		story{name: "undone", does: "resumes and goes back to the template without sidecars", do: commands(resume, undo), pods: 2, replicaSets: 2, web: "nginx:1", newPods: true},
-		story{name: "deleted", does: "deletes the Deployment", do: commands(remove), gone: true},
-		story{name: "second-set", does: "updates another set of the same Deployment", do: updateOther, pods: 2, replicaSets: 2, web: "nginx:1", also: "proxy=proxy:2"},
 	)
 })
 
