@@ -35,9 +35,18 @@ var _ = Describe("Acceptance 8: once all is as declared, the operator", func() {
 			Eventually(ctx, shop.template).WithArguments(name).Should(HaveExactElements("proxy=proxy:1", "migrate=app:1", "web=nginx:1", "log-agent=busybox:1"))
 		}
 		shop.waitUntilReady(ctx, "mesh", "idle")
+
+		By("updating in place")
+		shop.apply(ctx, mesh.Image("proxy", "proxy:2").Obj())
+		for i := range workloads {
+			name := fmt.Sprintf("web-%d", i)
+			shop.comesTo(ctx, name, 1, "proxy=proxy:2", "migrate=app:1", "web=nginx:1", "log-agent=busybox:1")
+			Eventually(ctx, shop.promotion).WithArguments(name).Should(Equal(atRest))
+		}
+		shop.waitUntilReady(ctx, "mesh")
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Progressing").Should(Equal("False/Complete"))
 		Eventually(nothingMoreSinceLastAsked(writes)).WithPolling(time.Second).Should(BeTrue())
-		Expect(writes.byOperator(shop.name)).To(HaveKey("patch deployments"), "the audit log tells the operator's writes")
+		Expect(writes.byOperator(shop.name)).To(And(HaveKey("patch deployments"), HaveKey("patch pods")), "the audit log tells the operator's writes")
 	})
 
 	It("writes nothing for 30 s, whatever is touched of the objects that is not its own", func(ctx SpecContext) {
