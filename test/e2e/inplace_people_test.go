@@ -73,7 +73,7 @@ func stories(interfere func(SpecContext, []story), all ...story) {
 			manifests = append(manifests, story.deployment().Obj())
 		}
 		shop.apply(ctx, manifests...)
-		shop.apply(ctx, otherSet().Obj())
+		shop.apply(ctx, otherSet().Obj(), peopleSet().Obj()) // together, for one template change
 		shop.inject(ctx, peopleSet(), names...)
 		shop.waitUntilReady(ctx, otherSet().object.Name)
 		for _, story := range all {
