@@ -65,6 +65,9 @@ func around(writes map[string]int) (deaths []death) {
 	return deaths
 }
 
+// startsWithin is how long an operator takes from its start to its first write.
+const startsWithin = 5 * time.Second
+
 // victim is a namespace with a Deployment and a set, and an operator that dies and is started again. The others do not concern it.
 type victim struct {
 	*namespace
@@ -165,6 +168,7 @@ func (s *mortalStory) specs() {
 		shop = undisturbed.namespace
 		Eventually(func() map[string]int { return undisturbed.written(s.writes[statusWrite]) }).WithTimeout(2 * timeout).Should(Equal(s.writes))
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+		shop.waitForRollout(ctx, "web")
 		var err error
 		end, err = shop.portrait(ctx)
 		Expect(err).NotTo(HaveOccurred())
@@ -177,7 +181,7 @@ func (s *mortalStory) specs() {
 			Eventually(v.isBack).WithTimeout(2*timeout).Should(BeTrue(), "it died, and was started again")
 			Eventually(ctx, v.portrait).Should(Equal(end))
 			v.waitForRollout(ctx, "web")
-			Expect(longestPause(deployments.of(v.name, "web"))).To(BeNumerically("<=", v.away+promotion.Deadline))
+			Expect(longestPause(deployments.of(v.name, "web"))).To(BeNumerically("<=", v.away+startsWithin+promotion.Deadline))
 			if len(s.restarted) > 0 {
 				v.expectRestarts(ctx, "web", v.before, 1, s.restarted...)
 				Expect(most(pods.of(v.name, "web"), time.Time{}, "")).To(BeNumerically("<=", s.maxUnavailable))
