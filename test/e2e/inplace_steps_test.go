@@ -150,7 +150,7 @@ func (s *step) people() []story {
 		{name: "restarted", does: "resumes and restarts it", do: thenDo(restart), pods: 2, replicaSets: restarted, web: "nginx:1", newPods: true},
 		{name: "undone", does: "resumes and undoes", do: thenDo(undo), pods: 2, replicaSets: undone, web: "nginx:1", newPods: true},
 		{name: "deleted", does: "deletes the Deployment", do: commands(remove), gone: true},
-		{name: "second-set", does: "updates another set of the same Deployment", do: updateOther, pods: 2, replicaSets: 2, web: "nginx:1", also: "proxy=proxy:2"},
+		{name: "second-set", does: "updates another set of the same Deployment", do: updateOther, pods: 2, replicaSets: 3, web: "nginx:1", also: "proxy=proxy:2"},
 		{name: "manual", does: "had paused the Deployment before", prepare: declarePause, pods: 2, replicaSets: 2, web: "nginx:1", paused: true},
 		{
 			name: "manual-image", does: "had paused it before, sets another image and resumes it", prepare: declarePause, do: commands(setImage, resume),
