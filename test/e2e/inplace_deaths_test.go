@@ -246,11 +246,15 @@ const (
 	mortalPodCount = 2
 )
 
-// makeVictims creates the Deployments, and sets when there is one.
+// makeVictims creates the Deployments, and sets when there is one. Who writes the first annotation of a Deployment owns them all as such; it is
+// the Deployment controller in each of them.
 func makeVictims(ctx SpecContext, all []*victim, set *sidecarSet) {
 	GinkgoHelper()
 	for _, v := range all {
 		v.create(ctx, web("web").InitContainer("migrate", "app:1").Replicas(mortalPodCount).Obj())
+	}
+	for _, v := range all {
+		Eventually(ctx, v.isObserved).WithArguments("web").Should(BeTrue())
 		if set != nil {
 			v.create(ctx, set.Obj())
 		}
