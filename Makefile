@@ -69,6 +69,10 @@ model: ## Search the model of the promotion, docs/promotion.pml, for what can go
 test-e2e: check-node node ## Run the tests that look at real containers, as root on Linux: kubelet, containerd and runc in namespaces of their own.
 	go test -count=1 -timeout=30m $(TEST_FLAGS) ./test/e2e -real-node
 
+.PHONY: bench
+bench: kubernetes build ## Measure the operator; writes docs/benchmark.md. BENCH="inplace scale fleet" chooses, each takes some minutes.
+	@go run ./test/bench $(BENCH_FLAGS) $(BENCH)
+
 .PHONY: lint
 lint: bin/golangci-lint ## Run the linters that .golangci.yml chooses.
 	bin/golangci-lint run --allow-parallel-runners ./...

@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"time"
@@ -55,7 +56,23 @@ type Response struct {
 
 // Writes returns, oldest first, all write requests since the cluster's start. It needs Options.Audit.
 func (c *Cluster) Writes() ([]Write, error) {
-	log, err := os.ReadFile(c.auditLog())
+	return c.WriteReader().Next()
+}
+
+// WriteReader reads the write requests piece by piece. It needs Options.Audit.
+func (c *Cluster) WriteReader() *WriteReader {
+	return &WriteReader{file: c.auditLog()}
+}
+
+// WriteReader is a place in the list of write requests; at first its beginning.
+type WriteReader struct {
+	file   string
+	offset int64
+}
+
+// Next returns, oldest first, the write requests that were answered since its last call.
+func (r *WriteReader) Next() ([]Write, error) {
+	log, err := r.read()
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit log: %w", err)
 	}
@@ -67,8 +84,22 @@ func (c *Cluster) Writes() ([]Write, error) {
 			return nil, fmt.Errorf("reading the audit log: %w", err)
 		}
 		writes = append(writes, write)
+		r.offset += int64(len(line))
 	}
 	return writes, nil
+}
+
+// read returns the log from the place that was reached on.
+func (r *WriteReader) read() ([]byte, error) {
+	file, err := os.Open(r.file)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if _, err := file.Seek(r.offset, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(file)
 }
 
 func (c *Cluster) auditLog() string {

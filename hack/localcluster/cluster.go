@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,6 +90,23 @@ func (c *Cluster) Stop() error {
 		err = errors.Join(err, c.Node.close())
 	}
 	return err
+}
+
+// Pids of all programs that were started in the cluster, those that have ended included.
+func (c *Cluster) Pids() ([]int, error) {
+	content, err := os.ReadFile(c.lifeline.path("pids"))
+	if err != nil {
+		return nil, fmt.Errorf("reading who was started: %w", err)
+	}
+	var pids []int
+	for field := range strings.FieldsSeq(string(content)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, fmt.Errorf("reading who was started: %w", err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
 }
 
 func withDefaults(options Options) (Options, error) {

@@ -15,7 +15,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-const quotaBackendBytes = "4294967296" // etcd's default of 2 GiB is small for a benchmark without compaction
+const (
+	quotaBackendBytes = "4294967296" // etcd's default of 2 GiB is small for a benchmark without compaction
+	auditLogMegabytes = "4096"       // so that it is never rotated: who reads it begins at its beginning
+)
 
 // startControlPlane starts etcd and the API server and installs the CRDs.
 func (c *Cluster) startControlPlane(ctx context.Context, options Options) error {
@@ -102,7 +105,8 @@ func (c *Cluster) configureAPIServer(options Options, log *os.File) error {
 		Set("max-mutating-requests-inflight", "1000")
 	c.env.ControlPlane.APIServer = server
 	if options.Audit {
-		server.Configure().Set("audit-policy-file", c.lifeline.path("audit-policy.yaml")).Set("audit-log-path", c.auditLog())
+		server.Configure().Set("audit-policy-file", c.lifeline.path("audit-policy.yaml")).Set("audit-log-path", c.auditLog()).
+			Set("audit-log-maxsize", auditLogMegabytes)
 	}
 	if options.RealNode {
 		server.Configure().
