@@ -113,7 +113,6 @@ func (b *bench) sendPatches(patches []preparedPatch) func(ctx context.Context) e
 // preparedInjection is what brings the sidecar into a Deployment, ready to be sent.
 type preparedInjection struct {
 	deployment string
-	slip       []byte
 	template   map[string]any
 	// keep is what our field manager is to own in the end.
 	keep []byte
@@ -146,9 +145,6 @@ func (b *bench) prepareInjections(ctx context.Context, image string) ([]prepared
 		if prepared.keep, err = plan.Keep.ToJSON(); err != nil {
 			return nil, err
 		}
-		if prepared.slip, err = slipPatch(injection.EncodeRevisions(map[string]string{setName: revision})); err != nil {
-			return nil, err
-		}
 		injections = append(injections, prepared)
 	}
 	return injections, nil
@@ -159,13 +155,24 @@ func slipPatch(slip any) ([]byte, error) {
 	return json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.TargetRevisionsAnnotation: slip}}})
 }
 
+// writeSlips writes the order slips for an image.
+func (b *bench) writeSlips(ctx context.Context, image string) error {
+	revision, err := revisionOf(image)
+	if err != nil {
+		return err
+	}
+	slip, err := slipPatch(injection.EncodeRevisions(map[string]string{setName: revision}))
+	if err != nil {
+		return err
+	}
+	return b.inParallel(b.workloads, func(i int) error { return b.patchBare(ctx, makeDeployment(i, 0).Name, types.MergePatchType, slip) })
+}
+
 // inject is the limit for a first injection: the order slips, then for each Deployment the apply of its template and the patch that hands
 // back what that claimed.
-func (b *bench) inject(injections []preparedInjection) func(ctx context.Context) error {
+func (b *bench) inject(image string, injections []preparedInjection) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
-		if err := b.inParallel(len(injections), func(i int) error {
-			return b.patchBare(ctx, injections[i].deployment, types.MergePatchType, injections[i].slip)
-		}); err != nil {
+		if err := b.writeSlips(ctx, image); err != nil {
 			return err
 		}
 		return b.inParallel(len(injections), func(i int) error { return b.applyBare(ctx, &injections[i]) })

@@ -18,7 +18,9 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/hack/localcluster"
@@ -60,6 +62,7 @@ type bench struct {
 
 // newBench starts a cluster and installs what the operator needs, as a user does. The caller stops the cluster.
 func newBench(ctx context.Context, o options, out io.Writer) (*bench, error) {
+	ctrllog.SetLogger(klog.Background())
 	b := &bench{options: o, out: out, started: time.Now()}
 	var err error
 	if b.cluster, err = localcluster.Start(ctx, localcluster.Options{Audit: true}); err != nil {

@@ -65,7 +65,7 @@ func (b *bench) measureInjection(ctx context.Context) (*firstInjection, error) {
 	if err != nil {
 		return nil, err
 	}
-	bare, err := b.observe(ctx, step{"bare loop: first injection", b.inject(injections), b.rolledOut, b.templatesHave(images[0])})
+	bare, err := b.observe(ctx, step{"bare loop: first injection", b.inject(images[0], injections), b.rolledOut, b.templatesHave(images[0])})
 	if err != nil {
 		return nil, err
 	}
@@ -137,10 +137,7 @@ type restart struct {
 func (b *bench) measureRestart(ctx context.Context, image string) (*restart, error) {
 	result := &restart{}
 	act := func(ctx context.Context) error {
-		if err := b.startOperator(ctx); err != nil {
-			return err
-		}
-		if err := b.await(ctx, "restarting", b.hasCaughtUp); err != nil {
+		if err := b.startAndCatchUp(ctx); err != nil {
 			return err
 		}
 		result.caughtUp = time.Since(b.operator.started)

@@ -6,11 +6,13 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sidecarset/sidecarset/hack/localcluster"
@@ -54,6 +56,14 @@ func (b *bench) startOperator(ctx context.Context) error {
 	return nil
 }
 
+// startAndCatchUp starts the operator and returns when it has looked at every workload.
+func (b *bench) startAndCatchUp(ctx context.Context) error {
+	if err := b.startOperator(ctx); err != nil {
+		return err
+	}
+	return b.await(ctx, "looking at every workload", b.hasCaughtUp)
+}
+
 func (b *bench) stopOperator() error {
 	err := b.operator.process.Stop()
 	b.operator = nil
@@ -91,6 +101,9 @@ func (o *operator) sumOf(ctx context.Context, metric, label string) (float64, er
 func (b *bench) hasCaughtUp(ctx context.Context) (progress string, done bool, err error) {
 	const controller = `controller="deployment"`
 	reconciled, err := b.operator.sumOf(ctx, "controller_runtime_reconcile_total", controller)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return "its metrics are not served yet", false, nil
+	}
 	if err != nil {
 		return "", false, err
 	}

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	"github.com/sidecarset/sidecarset/hack/localcluster"
@@ -15,6 +16,8 @@ type phase struct {
 	start  time.Time
 	writes []localcluster.Write
 	usage  []usage
+	// operator is the name of the operator's program.
+	operator string
 }
 
 // step is something to observe.
@@ -32,7 +35,7 @@ func (b *bench) observe(ctx context.Context, s step) (*phase, error) {
 		return nil, err
 	}
 	b.say("%s", s.what)
-	p := &phase{start: time.Now()}
+	p := &phase{start: time.Now(), operator: filepath.Base(b.options.operator)}
 	stop := p.watchUsage(b.cluster)
 	defer stop()
 	if err := s.act(ctx); err != nil {

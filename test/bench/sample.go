@@ -85,7 +85,7 @@ func (p *phase) sample(isMeasured func(*localcluster.Write) bool) *sample {
 	}
 	s.processors = p.shares(p.start.Add(first), p.start.Add(last))
 	if len(p.usage) > 0 {
-		s.operatorTime = p.usage[len(p.usage)-1].byProgram["sidecarset"] - p.usage[0].byProgram["sidecarset"]
+		s.operatorTime = p.usage[len(p.usage)-1].byProgram[p.operator] - p.usage[0].byProgram[p.operator]
 	}
 	return s
 }

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -88,25 +89,30 @@ func newWaves(b *bench, budgets ...string) *waves {
 	return w
 }
 
-// measure measures the bare loop and a wave for each budget, in turns. All of them go to the other image.
+// measure measures a wave for each budget and the bare loop, in turns. All of them go to the other image.
 func (w *waves) measure(ctx context.Context) error {
 	for i := range w.repeats {
 		w.say("repeat %d of %d", i+1, w.repeats)
-		limit, err := w.measureLimit(ctx)
-		if err != nil {
+		if err := w.startAndCatchUp(ctx); err != nil {
 			return err
 		}
-		w.limit.samples = append(w.limit.samples, limit)
 		for i, budget := range w.budgets {
 			wave, err := w.measureWave(ctx, budget)
 			if err != nil {
 				return err
 			}
 			w.columns[i].samples = append(w.columns[i].samples, wave)
-			w.columns[i].limits = append(w.columns[i].limits, limit)
 		}
 		if err := w.stopOperator(); err != nil {
 			return err
+		}
+		limit, err := w.measureLimit(ctx)
+		if err != nil {
+			return err
+		}
+		w.limit.samples = append(w.limit.samples, limit)
+		for _, c := range w.columns {
+			c.limits = w.limit.samples
 		}
 	}
 	return nil
@@ -123,11 +129,17 @@ func (w *waves) measureLimit(ctx context.Context) (*sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.changeSet(ctx, w.image, atOnce); err != nil {
+	if err := errors.Join(w.changeSet(ctx, w.image, atOnce), w.writeSlips(ctx, w.image)); err != nil {
 		return nil, err
 	}
-	_, err = w.observe(ctx, step{"an operator starts: templates follow the pods", w.startOperator, w.setIsDone, w.templatesHave(w.image)})
-	return p.sample(isBareLoop), err
+	after, err := w.observe(ctx, step{"an operator starts: templates follow the pods", w.startOperator, w.setIsDone, w.templatesHave(w.image)})
+	if err != nil {
+		return nil, err
+	}
+	if left := after.sample(isOperator).pods.count; left > 0 {
+		return nil, fmt.Errorf("the operator had to patch %d pods again: the bare loop's patches are not the operator's", left)
+	}
+	return p.sample(isBareLoop), w.stopOperator()
 }
 
 func (w *waves) measureWave(ctx context.Context, budget string) (*sample, error) {
