@@ -23,7 +23,8 @@ import (
 
 const (
 	// slipSettles is how old an order slip has to be before it is acted upon, so that sets that are created together make one
-	// template change. Managed fields tell the time of a write in whole seconds, so this waits for one second at least.
+	// template change. Managed fields tell the time of a write in whole seconds, so this waits for one second at least. An update in place of
+	// a workload's only set does not wait.
 	slipSettles = 2 * time.Second
 	// slipObserved is how long at most the Deployment controller is given to see the slip: what it then writes would have ours refused. A revision
 	// that comes into the cache after the slip that names it is given the same time.
@@ -198,15 +199,19 @@ func (r *deploymentReconciler) tooYoung(observed *workloadObservation, plan *inj
 		}
 	}
 	if plan.Changed || observed.misses() {
-		return r.untilSettled(observed)
+		settles := slipSettles
+		if len(observed.assigned) == 1 && observed.goesInPlace(plan) {
+			settles = 0 // no other set has a part in the template that could change at the same moment.
+		}
+		return r.untilSettled(observed, settles)
 	}
 	return 0
 }
 
-// untilSettled is how long the slip has to be left alone. A clock that differs from the API server's makes it shorter, never longer. A slip
-// that is not ours is one that a rollback restored: the sets' controller puts it right.
-func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.Duration {
-	wait := r.untilSlipIsOld(observed.deployment, slipSettles)
+// untilSettled is how long a slip that settles after some time has to be left alone. A clock that differs from the API server's makes it shorter,
+// never longer. A slip that is not ours is one that a rollback restored: the sets' controller puts it right.
+func (r *deploymentReconciler) untilSettled(observed *workloadObservation, settles time.Duration) time.Duration {
+	wait := r.untilSlipIsOld(observed.deployment, settles)
 	if wait == 0 && (observed.misses() || !rolloutOf(observed.deployment).Observed) {
 		return r.untilSlipIsOld(observed.deployment, slipObserved)
 	}
@@ -214,10 +219,10 @@ func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.
 }
 
 func (r *deploymentReconciler) untilSlipIsOld(deployment *appsv1.Deployment, old time.Duration) time.Duration {
-	written := slipWritten(deployment)
 	if len(slipOf(deployment)) == 0 {
 		return 0
 	}
+	written := slipWritten(deployment)
 	if written.IsZero() {
 		return old
 	}
