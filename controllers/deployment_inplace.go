@@ -233,10 +233,16 @@ func (o *workloadObservation) snapshot() promotion.Snapshot {
 			PauseDeclared:   o.deployment.Annotations[declaresPause] != "",
 			SpecReplicas:    *o.deployment.Spec.Replicas,
 			UpdatedReplicas: o.deployment.Status.UpdatedReplicas,
+			ReadyReplicas:   o.deployment.Status.ReadyReplicas,
 			Template:        injection.TemplateIdentity(&o.deployment.Spec.Template),
 			Application:     injection.ApplicationIdentity(&o.deployment.Spec.Template),
 		},
 		Intent: o.intent,
+	}
+	for i := range o.pods {
+		if !o.pods[i].ReadySince.IsZero() {
+			snapshot.ReadyPods++
+		}
 	}
 	for i := range o.replicaSets {
 		rs := &o.replicaSets[i]

@@ -82,8 +82,9 @@ type Deployment struct {
 	Paused   bool
 	// PauseIsOurs is true while the pause is one of our fields, and PauseDeclared when its owner's last client-side apply declares one.
 	PauseIsOurs, PauseDeclared bool
-	// SpecReplicas are wanted; UpdatedReplicas are those that its controller counts to the current ReplicaSet.
-	SpecReplicas, UpdatedReplicas int32
+	// SpecReplicas are wanted; UpdatedReplicas are those that its controller counts to the current ReplicaSet, and ReadyReplicas those that it
+	// knows to be ready.
+	SpecReplicas, UpdatedReplicas, ReadyReplicas int32
 	// Template identifies the whole template, Application the part that a promotion does not change.
 	Template, Application string
 }
@@ -101,6 +102,8 @@ type ReplicaSet struct {
 type Snapshot struct {
 	Deployment  Deployment
 	ReplicaSets []ReplicaSet
+	// ReadyPods are those of its pods that are ready.
+	ReadyPods int32
 	// Intent is nil when no promotion is under way.
 	Intent *Intent
 	Now    time.Time
@@ -167,6 +170,10 @@ func start(snapshot Snapshot) Step {
 	}
 	if len(running) != 1 || running[0].Template != deployment.Template {
 		return Step{Action: Wait, Reason: "the Deployment is rolling out"}
+	}
+	if deployment.ReadyReplicas != snapshot.ReadyPods {
+		// It is about to write its status, and would have ours refused.
+		return Step{Action: Wait, Reason: "the Deployment controller has not seen the pods as they are"}
 	}
 	return Step{Action: Begin, ReplicaSet: running[0].UID, Reason: "every pod runs the new revision"}
 }

@@ -15,7 +15,8 @@ var start0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // makeSnapshot is a Deployment of three whose pods all run the new revision: its template and its ReplicaSet are old.
 func makeSnapshot() Snapshot {
 	return Snapshot{
-		Deployment:  Deployment{Observed: true, SpecReplicas: 3, UpdatedReplicas: 3, Template: "old", Application: "app"},
+		Deployment:  Deployment{Observed: true, SpecReplicas: 3, UpdatedReplicas: 3, ReadyReplicas: 3, Template: "old", Application: "app"},
+		ReadyPods:   3,
 		ReplicaSets: []ReplicaSet{{UID: "earlier", Template: "earliest"}, {UID: "running", Template: "old", SpecReplicas: 3, Replicas: 3}},
 		Now:         start0,
 	}
@@ -58,6 +59,8 @@ func TestNext(t *testing.T) {
 
 		// Before the beginning.
 		{"a controller that is behind is waited for", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.Observed = false }), Step{Action: Wait}},
+		{"a controller that has not seen all pods ready is waited for", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.ReadyReplicas = 2 }), Step{Action: Wait}},
+		{"an application's pod that is not ready is no hindrance", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.ReadyReplicas, s.ReadyPods = 2, 2 }), Step{Action: Begin, ReplicaSet: "running"}},
 		{"a rollout is waited for", with(makeSnapshot(), func(s *Snapshot) { s.ReplicaSets[0].Replicas = 1 }), Step{Action: Wait}},
 		{"a template that is not rolled out is waited for", with(makeSnapshot(), func(s *Snapshot) { s.Deployment.Template = "users" }), Step{Action: Wait}},
 
