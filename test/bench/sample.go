@@ -90,15 +90,17 @@ func (p *phase) sample(isMeasured func(*localcluster.Write) bool) *sample {
 	return s
 }
 
+// addAccepted counts a write to a pod or a workload. A dry run writes nothing.
 func (s *sample) addAccepted(write *localcluster.Write, received, answered time.Duration) {
-	switch write.Object.Resource {
-	case "pods":
+	switch {
+	case isDryRun(write):
+	case write.Object.Resource == "pods":
 		s.pods.add(received, answered)
 		s.perPod[write.Object.Name]++
-	case "deployments":
+	case write.Object.Resource == "deployments":
 		s.workloads.add(received, answered)
 		s.perWorkload[write.Object.Name]++
-	case "replicasets":
+	case write.Object.Resource == "replicasets":
 		s.workloads.add(received, answered)
 		s.perWorkload[write.Object.Name[:strings.LastIndexByte(write.Object.Name, '-')]]++
 	}
@@ -109,7 +111,14 @@ func kindOf(write *localcluster.Write) string {
 	if write.Object.Subresource != "" {
 		kind += "/" + write.Object.Subresource
 	}
+	if isDryRun(write) {
+		kind += " (dry run)"
+	}
 	return kind
+}
+
+func isDryRun(write *localcluster.Write) bool {
+	return strings.Contains(write.RequestURI, "dryRun=All")
 }
 
 // total is the sum of counts.

@@ -30,12 +30,14 @@ func TestSampleCountsTheMeasuredClientOnly(t *testing.T) {
 	p.write(operatorUser, "sidecarset/v0", "patch", "deployments", "web", 200, 100, 110)
 	p.write(operatorUser, "sidecarset/v0", "patch", "pods", "web-5d4-b", 200, 1050, 1500)
 	p.write(operatorUser, "sidecarset/v0", "patch", "pods", "web-5d4-a", 200, 1000, 1100)
+	p.write(operatorUser, "sidecarset/v0", "patch", "deployments", "web", 200, 200, 210)
+	p.writes[len(p.writes)-1].RequestURI = "/apis/apps/v1/namespaces/fleet/deployments/web?dryRun=All&fieldManager=sidecarset"
 	p.write(operatorUser, bareLoopAgent, "patch", "pods", "web-5d4-a", 200, 1, 9000)
 	p.write(kubeletUser, "kwok", "patch", "pods", "web-5d4-a", 200, 2000, 2500)
 	p.write(operatorUser, "sidecarset/v0", "patch", "replicasets", "web-5d4", 200, 3000, 3100)
 
 	s := p.sample(isOperator)
-	g.Expect(s.accepted).To(Equal(map[string]int{"patch deployments": 1, "patch pods": 2, "patch replicasets": 1}))
+	g.Expect(s.accepted).To(Equal(map[string]int{"patch deployments": 1, "patch deployments (dry run)": 1, "patch pods": 2, "patch replicasets": 1}))
 	g.Expect(s.refused).To(Equal(map[string]int{"patch deployments": 1}))
 	g.Expect(s.perPod).To(Equal(map[string]int{"web-5d4-a": 1, "web-5d4-b": 1}))
 	g.Expect(s.perWorkload).To(Equal(map[string]int{"web": 2}))
