@@ -23,7 +23,7 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 		observed := &workloadObservation{deployment: &appsv1.Deployment{}}
 		for _, key := range keys {
 			old[key], updated[key] = key+"-1", key+"-2"
-			observed.assigned = append(observed.assigned, assignedSet{Set: injection.Set{Key: key, Revision: updated[key]}})
+			observed.assigned = append(observed.assigned, assignedSet{Set: injection.Set{Key: key, Revision: updated[key]}, judged: true})
 		}
 		deployment := observed.deployment
 		deployment.Annotations = map[string]string{v1alpha1.TargetRevisionsAnnotation: injection.EncodeRevisions(updated)}
@@ -39,6 +39,8 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 	two, bothInPlace := observe("a", "b")
 	unseen, _ := observe("a")
 	unseen.deployment.Generation = 1
+	back, _ := observe("a", "b")
+	back.assigned[0].judged, back.assigned[1].judged = false, false
 	foreign, _ := observe("a")
 	foreign.deployment.ManagedFields = nil
 	for name, test := range map[string]struct {
@@ -48,6 +50,7 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 	}{
 		"in place, the only set":                   {one, inPlace, 0},
 		"in place, one of two sets":                {two, bothInPlace, slipSettles - 500*time.Millisecond},
+		"in place, back to what has proven itself": {back, bothInPlace, 0},
 		"through the template":                     {one, &injection.Plan{Changed: true, Revisions: inPlace.Revisions}, slipSettles - 500*time.Millisecond},
 		"not seen by the Deployment controller":    {unseen, inPlace, slipObserved - 500*time.Millisecond},
 		"a slip that a rollback restored":          {foreign, inPlace, slipSettles},

@@ -149,20 +149,20 @@ func (n *namespace) downtimes(ctx context.Context, deployment, container string)
 
 // mostRestarting is how many pods at the same time had been updated and did not yet run these containers anew and ready. The status of
 // a pod says nothing of that for a while: a kubelet goes on reporting the container that it is about to kill as it was.
-func mostRestarting(events []podEvent, before map[types.UID]map[string]run, containers ...string) (result int) {
+func mostRestarting(events []recorded[*corev1.Pod], before map[types.UID]map[string]run, containers ...string) (result int) {
 	restarting := map[types.UID]bool{}
 	for _, event := range events {
-		old, existed := before[event.pod.UID]
+		old, existed := before[event.object.UID]
 		if !existed {
 			continue
 		}
-		runsAnew := isReady(event.pod)
+		runsAnew := isReady(event.object)
 		for _, name := range containers {
-			runsAnew = runsAnew && statusOf(event.pod, name).ContainerID != old[name].ID
+			runsAnew = runsAnew && statusOf(event.object, name).ContainerID != old[name].ID
 		}
-		delete(restarting, event.pod.UID)
-		if event.pod.Generation > 1 && !runsAnew && !event.gone {
-			restarting[event.pod.UID] = true
+		delete(restarting, event.object.UID)
+		if event.object.Generation > 1 && !runsAnew && !event.gone {
+			restarting[event.object.UID] = true
 		}
 		result = max(result, len(restarting))
 	}

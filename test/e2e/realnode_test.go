@@ -26,7 +26,7 @@ var _ = Describe("Acceptance 1 to 3 on a real node:", onRealNode, func() {
 		shop.apply(ctx, server("web").Replicas(replicas).Obj())
 		shop.inject(ctx, set, "web")
 		before, replicaSets := shop.runs(ctx, "web"), shop.replicaSetsOf(ctx, "web")
-		pods, clients := recordPods(ctx), shop.request(ctx, "web")
+		pods, clients := record[*corev1.Pod](ctx, &corev1.PodList{}), shop.request(ctx, "web")
 
 		shop.apply(ctx, set.Image("agent", "agent:2").Image("proxy", "proxy:2").Obj())
 		shop.comesTo(ctx, "web", replicas, "proxy=proxy:2", "web=web:1", "agent=agent:2")
@@ -36,7 +36,7 @@ var _ = Describe("Acceptance 1 to 3 on a real node:", onRealNode, func() {
 		Expect(shop.madeAs(ctx, "web", "proxy")).To(ConsistOf("proxy:2", "proxy:2", "proxy:2"))
 		Expect(shop.madeAs(ctx, "web", "agent")).To(ConsistOf("agent:2", "agent:2", "agent:2"))
 		Expect(shop.replicaSetsOf(ctx, "web")).To(ConsistOf(replicaSets))
-		Expect(mostRestarting(pods.of("web"), before, "proxy", "agent")).To(Equal(1))
+		Expect(mostRestarting(pods.of(shop.name, "web"), before, "proxy", "agent")).To(Equal(1))
 
 		By("deleting a pod")
 		var list corev1.PodList
