@@ -271,7 +271,7 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		set := &observed.assigned[i]
 		summary := set.summary
 		summary.Rendered, summary.Phase = marks[set.Key], outcome.phases[set.Key]
-		summary.Problem = observed.problemOf(set, summary, outcome)
+		summary.Problem = observed.problemOf(set, summary, outcome, r.now())
 		if set.standing == leaving && summary.Problem == nil {
 			continue
 		}

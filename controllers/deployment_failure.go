@@ -48,8 +48,8 @@ func (o *workloadObservation) isJudged(plan *injection.Plan) bool {
 }
 
 // problemOf is what is most worth telling of a set in a workload: that its revision failed, what came of it in this reconcile, what its
-// Deployment's own rollout makes of it, or that the application holds it up.
-func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summary, outcome *outcome) *rollout.Problem {
+// Deployment's own rollout makes of it, or that the application holds it up. The set is looked at again when time may change that.
+func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summary, outcome *outcome, now time.Time) *rollout.Problem {
 	if set.failure != nil {
 		return set.failure
 	}
@@ -65,7 +65,9 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 	if set.standing == leaving || deployment.Complete && summary.Rendered == summary.Target && summary.Updated == summary.Injected {
 		return nil
 	}
-	return rollout.ApplicationProblem(o.updates(), o.pods)
+	problem, recheck := rollout.ApplicationProblem(o.updates(), o.pods, deployment, now)
+	set.recheck = soonest(set.recheck, recheck)
+	return problem
 }
 
 // updates are the parts of all sets.

@@ -131,7 +131,6 @@ var _ = Describe("Pre-pull", func() {
 	})
 
 	It("of an image that can not be pulled takes the revision back", func(ctx context.Context) {
-		w.rollOut(ctx, "web", 3)
 		w.converge(ctx)
 		w.updateSet(ctx, "agent", missing)
 		w.carryOn(ctx, "web")

@@ -32,9 +32,12 @@ func (w *world) rollOut(ctx context.Context, name string, updated int32) {
 	remaining := replicas - updated
 	for i := range sets.Items {
 		if rs := &sets.Items[i]; rs.Name != current.Name {
-			remaining -= w.shrinkReplicaSet(ctx, rs, remaining)
+			left := w.shrinkReplicaSet(ctx, rs, remaining)
+			scaleReplicaSet(ctx, rs, left)
+			remaining -= left
 		}
 	}
+	scaleReplicaSet(ctx, current, updated)
 	for missing := updated - w.shrinkReplicaSet(ctx, current, updated); missing > 0; missing-- {
 		w.createPod(ctx, current)
 	}
@@ -59,6 +62,15 @@ func (w *world) replicaSet(ctx context.Context, deployment *appsv1.Deployment) *
 	Expect(controllerutil.SetControllerReference(deployment, rs, k8s.Scheme())).To(Succeed())
 	Expect(k8s.Create(ctx, rs)).To(Succeed())
 	return rs
+}
+
+// scaleReplicaSet says how many pods a ReplicaSet is to have, and has.
+func scaleReplicaSet(ctx context.Context, rs *appsv1.ReplicaSet, replicas int32) {
+	GinkgoHelper()
+	rs.Spec.Replicas = &replicas
+	Expect(k8s.Update(ctx, rs)).To(Succeed())
+	rs.Status.Replicas = replicas
+	Expect(k8s.Status().Update(ctx, rs)).To(Succeed())
 }
 
 // shrinkReplicaSet leaves a ReplicaSet at most so many of its pods, and returns how many it has.

@@ -28,7 +28,7 @@ func Assign(set Set, workloads []Workload) []Slip {
 			continue
 		}
 		// One that is being changed already takes no other place, unless it is on its way to what has proven itself: that comes to its end first.
-		changing := workload.isBusy(set.Status.CurrentRevision) && workload.Slip != set.Status.CurrentRevision
+		changing := workload.isBusy(set.Status.CurrentRevision) && (workload.Slip == "" || workload.Slip != set.Status.CurrentRevision)
 		if !atOnce && !changing {
 			if free == 0 {
 				continue

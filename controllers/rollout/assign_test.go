@@ -66,6 +66,7 @@ func TestAssign(t *testing.T) {
 		{"a new workload gets what has proven itself", nil, []Workload{newcomer, done}, "new=set-1"},
 		{"at once when it is starting", nil, []Workload{newcomer.rolling(), busy}, "new=set-1"},
 		{"and comes to its end with that first", nil, []Workload{newcomer.assigned(old).at(old, 1, 1, 1).rolling()}, ""},
+		{"a slip that somebody removed is written again", func(set *Set) { set.Status.CurrentRevision = "" }, []Workload{makeWorkload("lost").selected().at(current, 3, 3, 3)}, "lost=set-2"},
 		{"when it is its turn if nothing has", func(set *Set) { set.Status.CurrentRevision = "" }, []Workload{newcomer.rolling(), makeWorkload("first").selected().assigned(current).at("", 0, 0, 0)}, ""},
 		{"going back, what failed first", func(set *Set) { rolledBackTo(set, old) }, []Workload{done, failed, behind}, "failed=set-1"},
 		{"going back, what is being changed at once", func(set *Set) { rolledBackTo(set, old) }, []Workload{done, busy, behind}, "busy=set-1"},

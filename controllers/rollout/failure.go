@@ -6,6 +6,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,8 @@ const (
 	staleFor = time.Minute
 	// restartsToFail is how many restarts after its update make a container a failed one.
 	restartsToFail = 3
+	// applicationFollows is how long an application has to become ready after its sidecars, before it is what a workload waits for.
+	applicationFollows = time.Minute
 	// recoversAfter is how long such a container has to be available to have recovered.
 	recoversAfter = 30 * time.Second
 )
@@ -143,16 +146,36 @@ func (p *Pod) failingApplication(sets []SetUpdate) string {
 	return first
 }
 
-// ApplicationProblem is why a workload waits whose application can not be started; nil when it can. sets are all that it carries.
-func ApplicationProblem(sets []SetUpdate, pods []Pod) *Problem {
-	var failing, container string
-	for i := range pods {
-		if name := pods[i].failingApplication(sets); name != "" && (failing == "" || pods[i].Name < failing) {
-			failing, container = pods[i].Name, name
+// ApplicationProblem is why a workload waits whose application can not be started, or does not become ready although the sidecars have been
+// available for a while; nil when it does not. sets are all that it carries. While its Deployment rolls out, new pods are given the time that it
+// gives them. recheck is in how long time alone may make it so.
+func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
+	sorted := slices.SortedFunc(slices.Values(pods), func(a, b Pod) int { return strings.Compare(a.Name, b.Name) })
+	for i := range sorted {
+		pod := &sorted[i]
+		if container := pod.failingApplication(sets); container != "" {
+			return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf(
+				"the application's container %q of pod %s can not be started: the workload goes on when it can", container, pod.Name)}, 0
+		}
+		remaining, available := (&PodUpdate{Sets: sets, Now: now}).untilSidecarsAvailable(pod)
+		if !available || !pod.ReadySince.IsZero() || !deployment.Complete {
+			continue
+		}
+		if remaining = max(remaining, pod.sidecarsSince(sets).Add(applicationFollows).Sub(now)); remaining <= 0 {
+			return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf(
+				"pod %s is not ready, although its sidecars have been available for a while: the workload goes on when the application is", pod.Name)}, 0
+		}
+		recheck = soonest(recheck, remaining)
+	}
+	return nil, recheck
+}
+
+// sidecarsSince is since when all sidecars of a pod are available.
+func (p *Pod) sidecarsSince(sets []SetUpdate) (since time.Time) {
+	for i := range sets {
+		for _, sidecar := range sets[i].Sidecars {
+			since = latest(since, p.Containers[sidecar.Name].AvailableSince)
 		}
 	}
-	if failing == "" {
-		return nil
-	}
-	return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf("the application's container %q of pod %s can not be started: the workload goes on when it can", container, failing)}
+	return since
 }

@@ -111,12 +111,21 @@ func TestFailure(t *testing.T) {
 func TestApplicationProblem(t *testing.T) {
 	sets := []SetUpdate{{Key: "set", Sidecars: []corev1.Container{{Name: "agent"}}}}
 	broken := makePod("b", current).waits("web", "CrashLoopBackOff", time.Minute)
-	if problem := ApplicationProblem(sets, []Pod{makePod("a", current), broken}); problem == nil || problem.Reason != v1alpha1.ReasonWorkloadStuck || problem.IsFailure() {
+	if problem, _ := ApplicationProblem(sets, []Pod{makePod("a", current), broken}, Deployment{}, noon); problem == nil || problem.Reason != v1alpha1.ReasonWorkloadStuck || problem.IsFailure() {
 		t.Errorf("the application crashes, and the problem is %+v", problem)
 	}
 	sidecar := makePod("a", current).waits("agent", "CrashLoopBackOff", time.Minute)
-	if problem := ApplicationProblem(sets, []Pod{sidecar}); problem != nil {
+	if problem, _ := ApplicationProblem(sets, []Pod{sidecar}, Deployment{Complete: true}, noon); problem != nil {
 		t.Errorf("a sidecar crashes, and the application has problem %+v", problem)
+	}
+	if problem, _ := ApplicationProblem(sets, []Pod{notReady(makePod("a", current))}, Deployment{Complete: true}, noon); problem == nil || problem.Reason != v1alpha1.ReasonWorkloadStuck {
+		t.Errorf("the application is not ready for a minute, and the problem is %+v", problem)
+	}
+	if problem, _ := ApplicationProblem(sets, []Pod{notReady(makePod("a", current))}, Deployment{}, noon); problem != nil {
+		t.Errorf("the Deployment rolls out, and the problem is %+v", problem)
+	}
+	if problem, recheck := ApplicationProblem(sets, []Pod{notReady(makePod("a", current))}, Deployment{Complete: true}, noon.Add(-20*time.Second)); problem != nil || recheck != 20*time.Second {
+		t.Errorf("the application has some time left, and the problem is %+v, in %v", problem, recheck)
 	}
 }
 
