@@ -224,7 +224,7 @@ func (r *deploymentReconciler) untilSlipIsOld(deployment *appsv1.Deployment, old
 	}
 	written := slipWritten(deployment)
 	if written.IsZero() {
-		return old
+		return max(old, slipSettles)
 	}
 	if age := r.now().Sub(written); age >= 0 && age < old {
 		return old - age

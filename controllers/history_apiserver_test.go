@@ -378,7 +378,7 @@ func (s *apiServer) patch(object client.Object, patchType types.PatchType, data 
 		return nil, nil, err
 	}
 	patched := reflect.New(reflect.TypeOf(before).Elem())
-	after, _ = patched.Interface().(client.Object)
+	after, _ = reflect.TypeAssert[client.Object](patched)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, after); err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}

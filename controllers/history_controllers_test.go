@@ -265,7 +265,7 @@ func (s *deploymentSync) createReplicaSet(revision int) error {
 	if err != nil {
 		return err
 	}
-	s.controllerManager.created = append(s.controllerManager.created, rs.Name)
+	s.created = append(s.created, rs.Name)
 	setProgressing(&s.d.Status, "NewReplicaSetCreated")
 	_ = s.updateStatus(s.d) // the next sync writes it
 	return errLookAgain

@@ -212,7 +212,8 @@ func (k *kubelet) fail(pod *corev1.Pod, random *rand.Rand) string {
 
 // report writes the status of a pod: the containers as they are, and what generation the kubelet has seen.
 func (k *kubelet) report(pod *corev1.Pod) {
-	run, after := k.running[pod.UID], copyOf(k.server.objects[podKind][pod.Name].(*corev1.Pod))
+	stored, _ := k.server.objects[podKind][pod.Name].(*corev1.Pod)
+	run, after := k.running[pod.UID], copyOf(stored)
 	ready, before := len(run.containers) > 0, after.Status.Conditions
 	after.Status = corev1.PodStatus{Phase: corev1.PodRunning, ObservedGeneration: run.seen.Generation}
 	for _, container := range run.containers {

@@ -53,7 +53,8 @@ func normalized(tree map[string]any) (map[string]any, error) {
 	if err := decoder.Decode(&result); err != nil {
 		return nil, fmt.Errorf("decoding a patched object: %w", err)
 	}
-	return integers(result).(map[string]any), nil
+	object, _ := integers(result).(map[string]any)
+	return object, nil
 }
 
 // integers makes of numbers what runtime.DefaultUnstructuredConverter reads.

@@ -322,7 +322,7 @@ func (h *history) found() {
 	h.note("%d Deployments, %d sets, lags=%v quiet=%v", len(h.server.deployments()), len(h.server.sets()), h.lags, h.quiet)
 }
 
-func (h *history) do(err error) {
+func (*history) do(err error) {
 	if err != nil {
 		panic(err)
 	}
@@ -335,7 +335,7 @@ func (h *history) createSet(name string) {
 		DeletionPolicy:       v1alpha1.RemoveDeletionPolicy,
 		RevisionHistoryLimit: new(int32(10)),
 		UpdateStrategy: v1alpha1.UpdateStrategy{
-			Type: v1alpha1.InPlaceUpdateStrategyType, Partition: new(intstr.FromInt32(0)),
+			Type: v1alpha1.InPlaceUpdateStrategyType, Partition: new(intstr.FromInt32(0)), MaxConcurrentWorkloads: new(intstr.FromString("100%")),
 			MaxUnavailable: []*intstr.IntOrString{new(intstr.FromInt32(1)), new(intstr.FromInt32(2)), new(intstr.FromString("50%"))}[h.random.IntN(3)],
 		},
 	}}

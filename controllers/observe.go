@@ -330,7 +330,7 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		default:
 			return err
 		}
-	case exists && !deleting && o.selects(set, observed.deployment) && !isTakenOut(set):
+	case exists && o.wants(set, observed.deployment):
 		added.standing, added.Held = dropped, true
 	default:
 		added.standing = leaving
@@ -339,9 +339,10 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 	return nil
 }
 
-// isTakenOut is true of a set whose first revision failed: it is off the slips on purpose.
-func isTakenOut(set *v1alpha1.SidecarSet) bool {
-	return isRolledBack(&set.Status) && set.Status.CurrentRevision == ""
+// wants is true of a set that has a Deployment on its mind. One whose first revision failed is off its slip on purpose.
+func (o *observer) wants(set *v1alpha1.SidecarSet, deployment *appsv1.Deployment) bool {
+	isTakenOut := isRolledBack(&set.Status) && set.Status.CurrentRevision == ""
+	return set.DeletionTimestamp.IsZero() && !isTakenOut && o.selects(set, deployment)
 }
 
 func (o *observer) content(ctx context.Context, namespace, name string) (*injection.Content, error) {

@@ -30,7 +30,7 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 		deployment.Spec.Template.Annotations = map[string]string{v1alpha1.RevisionsAnnotation: injection.EncodeRevisions(old)}
 		deployment.ManagedFields = []metav1.ManagedFieldsEntry{{
 			Manager: v1alpha1.FieldManager, Operation: metav1.ManagedFieldsOperationUpdate, Time: new(metav1.NewTime(written)),
-			FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:annotations":{"f:` + v1alpha1.TargetRevisionsAnnotation + `":{}}}}`)},
+			FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:` + v1alpha1.TargetRevisionsAnnotation + `":{}}}}`),
 		}}
 		observed.workload.Template = &deployment.Spec.Template
 		return observed, &injection.Plan{Changed: true, InPlace: true, Revisions: updated}

@@ -27,12 +27,13 @@ func Assign(set Set, workloads []Workload) []Slip {
 		if goal == workload.Slip {
 			continue
 		}
-		// One that is being changed already takes no other place, unless it is on its way to what has proven itself: that comes to its end first.
-		changing := workload.isBusy(set.Status.CurrentRevision) && (workload.Slip == "" || workload.Slip != set.Status.CurrentRevision)
-		if !atOnce && !changing {
-			if free == 0 {
-				continue
-			}
+		switch busy := workload.isBusy(set.Status.CurrentRevision); {
+		case atOnce:
+		case busy && (workload.Slip == "" || workload.Slip != set.Status.CurrentRevision):
+			// One that is being changed already takes no other place.
+		case busy && free < 0, !busy && free <= 0:
+			continue
+		case !busy:
 			free--
 		}
 		slips = append(slips, Slip{Namespace: workload.Namespace, Name: workload.Name, Revision: goal})

@@ -158,7 +158,7 @@ func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now
 				"the application's container %q of pod %s can not be started: the workload goes on when it can", container, pod.Name)}, 0
 		}
 		remaining, available := (&PodUpdate{Sets: sets, Now: now}).untilSidecarsAvailable(pod)
-		if !available || !pod.ReadySince.IsZero() || !deployment.Complete {
+		if !available || !pod.ReadySince.IsZero() || (!deployment.Complete && !deployment.Paused) {
 			continue
 		}
 		if remaining = max(remaining, pod.sidecarsSince(sets).Add(applicationFollows).Sub(now)); remaining <= 0 {

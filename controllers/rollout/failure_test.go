@@ -54,29 +54,43 @@ func TestFailure(t *testing.T) {
 		recheck    time.Duration
 	}{
 		{name: "all is well", pods: []Pod{makeUpdated("a", time.Minute), makePod("b", old)}},
-		{name: "an image that can not be pulled", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "ErrImagePull", 3*time.Second)}, reason: v1alpha1.ReasonImagePullFailed,
-			message: `container "agent" of pod a with image "set-2" waits in ErrImagePull: no luck`},
+		{
+			name: "an image that can not be pulled", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "ErrImagePull", 3*time.Second)}, reason: v1alpha1.ReasonImagePullFailed,
+			message: `container "agent" of pod a with image "set-2" waits in ErrImagePull: no luck`,
+		},
 		{name: "not yet for three seconds", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "ErrImagePull", time.Second)}, recheck: 2 * time.Second},
-		{name: "a crash loop", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "CrashLoopBackOff", time.Minute)}, reason: v1alpha1.ReasonCrashLoop,
-			message: `container "agent" of pod a with image "set-2" waits in CrashLoopBackOff: no luck`},
+		{
+			name: "a crash loop", pods: []Pod{makeUpdated("a", time.Minute).waits("agent", "CrashLoopBackOff", time.Minute)}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" waits in CrashLoopBackOff: no luck`,
+		},
 		{name: "the application's crash loop", pods: []Pod{makeUpdated("a", time.Minute).waits("web", "CrashLoopBackOff", time.Minute)}},
 		{name: "a pod of another revision", pods: []Pod{makePod("a", old).waits("agent", "CrashLoopBackOff", time.Minute)}},
 		{name: "a pod that its kubelet has not seen", pods: []Pod{unseen}},
 		{name: "one that could not start before either", pods: []Pod{stale}, recheck: 55 * time.Second},
-		{name: "the first by name", pods: []Pod{makeUpdated("b", time.Minute).waits("agent", "CrashLoopBackOff", time.Minute), makeUpdated("a", time.Minute).waits("agent", "RunContainerError", time.Minute)},
-			reason: v1alpha1.ReasonCrashLoop, message: `container "agent" of pod a with image "set-2" waits in RunContainerError: no luck`},
-		{name: "a third restart", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 4; unavailable(c) })}, reason: v1alpha1.ReasonCrashLoop,
-			message: `container "agent" of pod a with image "set-2" was restarted 3 times: look at its log`, recheck: 30 * time.Second},
+		{
+			name: "the first by name", pods: []Pod{makeUpdated("b", time.Minute).waits("agent", "CrashLoopBackOff", time.Minute), makeUpdated("a", time.Minute).waits("agent", "RunContainerError", time.Minute)},
+			reason: v1alpha1.ReasonCrashLoop, message: `container "agent" of pod a with image "set-2" waits in RunContainerError: no luck`,
+		},
+		{
+			name: "a third restart", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 4; unavailable(c) })}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" was restarted 3 times: look at its log`, recheck: 30 * time.Second,
+		},
 		{name: "two restarts", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 3; unavailable(c) })}, recheck: 4 * time.Minute},
 		{name: "restarts that it has recovered from", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 9 })}},
-		{name: "and not recovered yet", pods: []Pod{makeUpdated("a", 20*time.Second).with("agent", func(c *Container) { c.Restarts = 9 })}, reason: v1alpha1.ReasonCrashLoop,
-			message: `container "agent" of pod a with image "set-2" was restarted 8 times: look at its log`, recheck: 10 * time.Second},
-		{name: "never available", pods: []Pod{never}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
-			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`},
+		{
+			name: "and not recovered yet", pods: []Pod{makeUpdated("a", 20*time.Second).with("agent", func(c *Container) { c.Restarts = 9 })}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" was restarted 8 times: look at its log`, recheck: 10 * time.Second,
+		},
+		{
+			name: "never available", pods: []Pod{never}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
+			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`,
+		},
 		{name: "not available yet", pods: []Pod{makeUpdated("a", 4*time.Minute).with("agent", unavailable)}, recheck: time.Minute},
 		{name: "a new pod has the Deployment's time", pods: []Pod{born}, deployment: Deployment{Replicas: 1}},
-		{name: "until its deadline", pods: []Pod{born}, deployment: Deployment{Stuck: true}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
-			message: `container "agent" of pod a is not available within the Deployment's progressDeadlineSeconds: look at its readiness probe and its log`},
+		{
+			name: "until its deadline", pods: []Pod{born}, deployment: Deployment{Stuck: true}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
+			message: `container "agent" of pod a is not available within the Deployment's progressDeadlineSeconds: look at its readiness probe and its log`,
+		},
 		{name: "unless the application fails in it", pods: []Pod{makePod("a", current).with("agent", unavailable).waits("web", "CrashLoopBackOff", time.Minute)}, deployment: Deployment{Stuck: true}},
 		{name: "a stuck rollout with available sidecars is the application's", pods: []Pod{makePod("a", current)}, deployment: Deployment{Stuck: true}},
 		{name: "an init container", pods: []Pod{func() Pod {

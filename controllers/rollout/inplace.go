@@ -172,13 +172,7 @@ func NextPods(update PodUpdate) PodStep {
 	for i := range pods {
 		pod := &pods[i]
 		behind, allowed := update.behind(pod, left)
-		if behind > 0 {
-			step.Done = false
-			step.Partitioned = step.Partitioned || len(allowed) == 0
-		} else if remaining, available := update.untilSidecarsAvailable(pod); !available || remaining > 0 {
-			step.Done = false
-			step.Recheck = soonest(step.Recheck, remaining)
-		}
+		step.count(&update, pod, behind, len(allowed))
 		available := pod.isAvailable(update.MinReadySeconds, update.Now)
 		if len(allowed) == 0 || update.RollingOut && (pod.Replaced || available) {
 			continue
@@ -207,6 +201,19 @@ func NextPods(update PodUpdate) PodStep {
 	}
 	step.Partitioned = step.Partitioned && len(step.Updates) == 0 && update.onlyPartitioned()
 	return step
+}
+
+// count takes a pod into account that is behind with so many sets, of which partitions let so many go.
+func (s *PodStep) count(update *PodUpdate, pod *Pod, behind, allowed int) {
+	if behind > 0 {
+		s.Done = false
+		s.Partitioned = s.Partitioned || allowed == 0
+		return
+	}
+	if remaining, available := update.untilSidecarsAvailable(pod); !available || remaining > 0 {
+		s.Done = false
+		s.Recheck = soonest(s.Recheck, remaining)
+	}
 }
 
 // compare orders pods: unavailable ones first, then the youngest, then by name.

@@ -49,7 +49,7 @@ func rolledBack(set *Set, workload *Workload) metav1.Condition {
 		Type: v1alpha1.ConditionDegraded, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRolledBack,
 		Message: truncate(fmt.Sprintf(
 			"Revision %s failed in Deployment %s/%s at %s, and everything goes back to %s. Correct the spec: it is not tried again until the spec changes. What failed: %s",
-			set.UpdateRevision, workload.Namespace, workload.Name, set.Now.UTC().Format(time.RFC3339), target, oneLine(workload.current().Problem.Message)), maxMessage),
+			set.UpdateRevision, workload.Namespace, workload.Name, set.Now.UTC().Format(time.RFC3339), target, oneLine(workload.current().Problem.Message))),
 	}
 }
 

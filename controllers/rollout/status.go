@@ -177,7 +177,7 @@ func (t *tally) addProblem(workload *Workload, problem *Problem) {
 	}
 	reported := v1alpha1.Problem{
 		Kind: "Deployment", Namespace: workload.Namespace, Name: workload.Name,
-		Reason: problem.Reason, Message: truncate(oneLine(problem.Message), maxMessage),
+		Reason: problem.Reason, Message: truncate(oneLine(problem.Message)),
 	}
 	t.problems = append(t.problems, reported)
 	if problem.degrades() && t.firstDegrading == nil {
@@ -246,7 +246,7 @@ func degradedCondition(set Set, sum tally) metav1.Condition {
 	switch {
 	case len(set.Invalid) > 0:
 		condition.Reason = v1alpha1.ReasonPreflightFailed
-		condition.Message = truncate("The spec is invalid: "+strings.Join(set.Invalid, "; ")+".", maxMessage)
+		condition.Message = truncate("The spec is invalid: " + strings.Join(set.Invalid, "; ") + ".")
 	case set.failed():
 		condition = *meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionDegraded)
 	case sum.failed != nil && sum.goesBack:
@@ -258,7 +258,7 @@ func degradedCondition(set Set, sum tally) metav1.Condition {
 			condition.Reason = v1alpha1.ReasonPodsFailing
 		}
 		condition.Message = truncate(fmt.Sprintf("%s with a problem. %s %s/%s: %s", workloads(int32(len(sum.problems))),
-			first.Kind, first.Namespace, first.Name, first.Message), maxMessage)
+			first.Kind, first.Namespace, first.Name, first.Message))
 	default:
 		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonAsExpected
 		condition.Message = "No workload has a problem."
@@ -296,12 +296,12 @@ func workloads(n int32) string {
 // oneLine makes a sentence of what an API server wrote as a list.
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-// truncate shortens a text to at most limit bytes, without cutting a character in two.
-func truncate(text string, limit int) string {
-	if len(text) <= limit {
+// truncate shortens a text to at most maxMessage bytes, without cutting a character in two.
+func truncate(text string) string {
+	if len(text) <= maxMessage {
 		return text
 	}
-	return strings.ToValidUTF8(text[:limit-len("...")], "") + "..."
+	return strings.ToValidUTF8(text[:maxMessage-len("...")], "") + "..."
 }
 
 func compareNames(namespaceA, nameA, namespaceB, nameB string) int {

@@ -15,7 +15,7 @@ func MaxConcurrentWorkloads(value *intstr.IntOrString, workloads int32) int32 {
 	return max(1, scaled(value, workloads, int(workloads)/10, false))
 }
 
-// freePlaces is how many more workloads may become busy.
+// freePlaces is how many more workloads may become busy; it is below zero when new workloads came besides.
 func freePlaces(set *Set, workloads []Workload) int32 {
 	free := MaxConcurrentWorkloads(set.MaxConcurrentWorkloads, int32(len(workloads)))
 	for i := range workloads {
@@ -23,7 +23,7 @@ func freePlaces(set *Set, workloads []Workload) int32 {
 			free--
 		}
 	}
-	return max(0, free)
+	return free
 }
 
 // inOrder returns the workloads in the order in which they are changed: those in which the revision failed, which it can only get better for;

@@ -36,8 +36,8 @@ func (b *bench) observe(ctx context.Context, s step) (*phase, error) {
 	}
 	b.say("%s", s.what)
 	p := &phase{start: time.Now(), operator: filepath.Base(b.options.operator)}
-	stop := p.watchUsage(b.cluster)
-	defer stop()
+	stop := p.watchUsage(ctx, b.cluster)
+	defer func() { _ = stop() }() // a second time it does nothing, and what it says was asked for then
 	if err := s.act(ctx); err != nil {
 		return nil, err
 	}
@@ -77,8 +77,8 @@ func (p *phase) collect(requests *localcluster.WriteReader) (isQuiet bool, err e
 }
 
 // watchUsage notes now and then how much processor time everybody has had. The returned function ends that; it may be called again.
-func (p *phase) watchUsage(cluster *localcluster.Cluster) (stop func() error) {
-	ctx, cancel := context.WithCancel(context.Background())
+func (p *phase) watchUsage(ctx context.Context, cluster *localcluster.Cluster) (stop func() error) {
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	var failure error
 	go func() {

@@ -38,8 +38,12 @@ func addNodes(ctx context.Context, names ...string) {
 			Status:     corev1.NodeStatus{Capacity: room, Allocatable: room},
 		}
 		Expect(k8s.Create(ctx, node)).To(Succeed())
-		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(k8s.Delete(ctx, node))).To(Succeed()) })
+		DeferCleanup(deleteNode, node)
 	}
+}
+
+func deleteNode(ctx context.Context, node *corev1.Node) error {
+	return client.IgnoreNotFound(k8s.Delete(ctx, node))
 }
 
 // onNodes spreads the pods over the nodes of addNodes.
