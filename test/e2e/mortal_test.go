@@ -168,7 +168,8 @@ func (t mortalTransport) RoundTrip(request *http.Request) (*http.Response, error
 	if t.operator.isDead() {
 		return nil, errDead
 	}
-	if request.Method == http.MethodGet || strings.HasSuffix(request.URL.Path, "/events") || strings.Contains(request.URL.Path, "/events/") {
+	isDryRun := request.URL.Query().Get("dryRun") != "" // which changes nothing
+	if isDryRun || request.Method == http.MethodGet || strings.HasSuffix(request.URL.Path, "/events") || strings.Contains(request.URL.Path, "/events/") {
 		return t.next.RoundTrip(request)
 	}
 	write, request, err := nameOf(request)
