@@ -82,7 +82,7 @@ var _ = Describe("Acceptance 10 of the fleet: with prePull BeforeUpdate", func()
 	// stuck begins an update to an image that can not be pulled.
 	stuck := func(ctx SpecContext) {
 		GinkgoHelper()
-		shop.apply(ctx, set().Image("log-agent", "missing:1").Obj())
+		shop.apply(ctx, set().OnFailure(v1alpha1.HaltFailurePolicy).Image("log-agent", "missing:1").Obj()) // or it would go back
 		Eventually(ctx, shop.pulls).Should(ConsistOf(shop.name+"-a", shop.name+"-b"))
 		Eventually(ctx, shop.problems).WithArguments("log-agent").Should(HaveExactElements(And(
 			HavePrefix("web: ImagePullFailed: node "+shop.name+`-a (and 1 more) can not pull image "missing:1" of container "log-agent" ahead`),
