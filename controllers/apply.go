@@ -262,27 +262,16 @@ func (w *writer) deleteReplicaSet(ctx context.Context, rs *appsv1.ReplicaSet) er
 }
 
 // updatePod brings a pod to the revisions of a patch: resources first, then images together with the marks, so that a pod that says it has a
-// revision has all of it. The patches fail when a container is not where it was.
+// revision has all of it. The patches fail when a container is not where it was, and when a pod that was unavailable, and so cost nothing, may be
+// available by now.
 func (w *writer) updatePod(ctx context.Context, namespace string, patch *rollout.PodPatch, now time.Time) error {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: patch.Pod.Name}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: patch.Pod.Name, ResourceVersion: patch.Pod.Version}}
 	if resources := patch.Resources(); len(resources) > 0 {
-		resize := newPodPatch(patch)
-		for _, name := range slices.Sorted(maps.Keys(resources)) {
-			resize.add("replace", testContainer(&resize, patch, name)+"/resources", resources[name])
-		}
-		data, err := json.Marshal(resize)
-		if err != nil {
-			return fmt.Errorf("encoding a resize: %w", err)
-		}
-		if err := w.client.SubResource("resize").Patch(ctx, pod.DeepCopy(), client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
-			return fmt.Errorf("resizing pod %s/%s: %w", namespace, pod.Name, err)
+		if err := w.resizePod(ctx, pod, patch, resources); err != nil {
+			return err
 		}
 	}
-	update := newPodPatch(patch)
-	if patch.Unavailable && len(patch.Resources()) == 0 {
-		// What was unavailable and cost nothing may be available by now. A resize has just changed the version.
-		update.add("replace", "/metadata/resourceVersion", patch.Pod.Version)
-	}
+	update := newPodPatch(patch, pod.ResourceVersion)
 	images := patch.Images()
 	for _, name := range slices.Sorted(maps.Keys(images)) {
 		update.add("replace", testContainer(&update, patch, name)+"/image", images[name])
@@ -297,12 +286,33 @@ func (w *writer) updatePod(ctx context.Context, namespace string, patch *rollout
 	return w.patchObject(ctx, pod, update)
 }
 
-// newPodPatch begins a patch that fails for another pod of the same name, or one that was updated since.
-func newPodPatch(patch *rollout.PodPatch) jsonPatch {
-	return jsonPatch{
+// resizePod gives containers of a pod other resources; pod takes the answer, and with it the version that the pod has then.
+func (w *writer) resizePod(ctx context.Context, pod *corev1.Pod, patch *rollout.PodPatch, resources map[string]corev1.ResourceRequirements) error {
+	resize := newPodPatch(patch, pod.ResourceVersion)
+	for _, name := range slices.Sorted(maps.Keys(resources)) {
+		resize.add("replace", testContainer(&resize, patch, name)+"/resources", resources[name])
+	}
+	data, err := json.Marshal(resize)
+	if err != nil {
+		return fmt.Errorf("encoding a resize: %w", err)
+	}
+	if err := w.client.SubResource("resize").Patch(ctx, pod, client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+		return fmt.Errorf("resizing pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// newPodPatch begins a patch that fails for another pod of the same name, for one that was updated since, and for one that was unavailable and
+// has another version than the given one.
+func newPodPatch(patch *rollout.PodPatch, version string) jsonPatch {
+	operations := jsonPatch{
 		{Op: "test", Path: "/metadata/uid", Value: patch.Pod.UID},
 		{Op: "test", Path: annotationPath(v1alpha1.RevisionsAnnotation), Value: patch.Pod.RevisionsMark},
 	}
+	if patch.Unavailable {
+		operations.add("replace", "/metadata/resourceVersion", version)
+	}
+	return operations
 }
 
 // testContainer lets a patch fail when a container is not where it was, and returns the path to it.

@@ -32,7 +32,7 @@ func (r *deploymentReconciler) assess(observed *workloadObservation) {
 		failure, recheck := update.Failure(observed.pods, rolloutOf(observed.deployment), now)
 		set.failure, set.recheck = failure, soonest(set.recheck, recheck)
 		if set.judged && (failure != nil || r.summaries.hasFailed(name, set.Key, set.Revision)) {
-			set.stopped, set.Held = true, true
+			set.Held = true
 			set.recheck = soonest(set.recheck, stoppedInterval)
 		}
 	}

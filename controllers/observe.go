@@ -211,8 +211,6 @@ type assignedSet struct {
 	summary rollout.Summary
 	failure *rollout.Problem
 	recheck time.Duration
-	// stopped is true when its revision has failed, here or in another workload: no further pod gets it.
-	stopped bool
 	// standing says how the set stands to the workload.
 	standing standing
 }

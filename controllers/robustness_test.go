@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
@@ -342,3 +343,42 @@ var _ = Describe("A paused set", func() {
 		Expect(w.set(ctx, "a").Status.Problems).To(ContainElement(HaveField("Message", `container "same" is rendered by SidecarSet b, which goes before`)))
 	})
 })
+
+var _ = Describe("A pod that was chosen because it is unavailable", func() {
+	It("is left alone when it has become available, also by a resize", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.createDeployment(ctx, "web", webPod)
+		w.createSet(ctx, "agent", inPlace(`containers: [{name: agent, image: "agent:1", resources: {requests: {cpu: 10m}}}]`))
+		w.converge(ctx)
+		w.rollOut(ctx, "web", 1)
+		w.converge(ctx)
+		w.setReady(ctx, corev1.ConditionFalse)
+		w.updateSet(ctx, "agent", inPlace(`containers: [{name: agent, image: "agent:2", resources: {requests: {cpu: 20m}}}]`))
+		w.reconcileSets(ctx)
+		reportRollout(ctx, w.deployment(ctx, "web"), 1)
+
+		w.writes = nil
+		w.before = func(write string) error {
+			if write == "patch resize *v1.Pod" {
+				w.setReady(ctx, corev1.ConditionTrue)
+			}
+			return nil
+		}
+		_, err := w.deployments.Reconcile(ctx, requestFor(w.deployment(ctx, "web")))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(w.writes).To(Equal([]string{"patch resize *v1.Pod"}), "it is refused, which is no reason to go through the template")
+	})
+})
+
+// setReady makes the pods of a world ready, or not.
+func (w *world) setReady(ctx context.Context, status corev1.ConditionStatus) {
+	GinkgoHelper()
+	var pods corev1.PodList
+	Expect(k8s.List(ctx, &pods, client.InNamespace(w.namespace))).To(Succeed())
+	for i := range pods.Items {
+		for j := range pods.Items[i].Status.Conditions {
+			pods.Items[i].Status.Conditions[j].Status = status
+		}
+		Expect(k8s.Status().Update(ctx, &pods.Items[i])).To(Succeed())
+	}
+}
