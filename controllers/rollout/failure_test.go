@@ -155,4 +155,9 @@ func TestARecordTellsWhatCameBefore(t *testing.T) {
 	if record := resized.Record(noon); record.Restarts["agent"] != 7 {
 		t.Errorf("the record of an update that restarts nothing is %+v", record)
 	}
+	pod.Update = &InPlaceUpdate{Revisions: map[string]string{"other": "other-2"}, Restarts: map[string]int32{"proxy": 4}}
+	after := PodPatch{Pod: pod, Sets: patch.Sets}
+	if record := after.Record(noon); record.Restarts["proxy"] != 4 || record.Revisions["other"] != "other-2" {
+		t.Errorf("another set's update is forgotten in the record %+v", record)
+	}
 }

@@ -125,22 +125,18 @@ func withDefaultRequests(resources corev1.ResourceRequirements) corev1.ResourceR
 	return result
 }
 
-// Record is what the pod's annotation is to say of a patch.
+// Record is what the pod's annotation is to say of a patch. What an earlier update recorded of other sets is kept, so that they are judged
+// further on: a container that an update restarted has not crashed.
 func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
 	record := InPlaceUpdate{
 		Revisions: map[string]string{}, StartedAt: now.UTC().Truncate(time.Second),
 		Containers: map[string]StartedContainer{}, Restarts: map[string]int32{},
 	}
-	for i := range p.Sets {
-		record.Revisions[p.Sets[i].Key] = p.Sets[i].Revision
-		for _, sidecar := range p.Sets[i].Sidecars {
-			record.Restarts[sidecar.Name] = p.Pod.Containers[sidecar.Name].Restarts
-		}
-	}
-	// What an earlier update was to restart may have still to restart.
-	if p.Pod.Update != nil {
-		for name, before := range p.Pod.Update.Containers {
-			if p.Pod.Containers[name].ID == before.ID {
+	if earlier := p.Pod.Update; earlier != nil {
+		maps.Copy(record.Revisions, earlier.Revisions)
+		maps.Copy(record.Restarts, earlier.Restarts)
+		for name, before := range earlier.Containers {
+			if p.Pod.Containers[name].ID == before.ID { // it has still to restart, or may have
 				record.Containers[name] = before
 			}
 		}
@@ -149,9 +145,13 @@ func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
 		container := p.Pod.Containers[name]
 		record.Containers[name] = StartedContainer{ID: container.ID, Stopped: container.RunningSince.IsZero()}
 	}
-	for name := range record.Containers {
-		if _, ours := record.Restarts[name]; ours {
-			record.Restarts[name]++
+	for i := range p.Sets {
+		record.Revisions[p.Sets[i].Key] = p.Sets[i].Revision
+		for _, sidecar := range p.Sets[i].Sidecars {
+			record.Restarts[sidecar.Name] = p.Pod.Containers[sidecar.Name].Restarts
+			if _, restarts := record.Containers[sidecar.Name]; restarts {
+				record.Restarts[sidecar.Name]++
+			}
 		}
 	}
 	return record

@@ -72,12 +72,12 @@ var failingReasons = []string{
 
 // InPlaceUpdate is what a pod's annotation sidecarset.io/in-place records.
 type InPlaceUpdate struct {
-	// Revisions are those that the update brought, by set.
+	// Revisions are those that this update and earlier ones brought, by set.
 	Revisions map[string]string `json:"revisions"`
 	StartedAt time.Time         `json:"startedAt"`
 	// Containers are those that it restarts, as they were: they have restarted when they have other IDs.
 	Containers map[string]StartedContainer `json:"containers"`
-	// Restarts is how often each sidecar of these sets is started by the end of the update; what comes on top are crashes.
+	// Restarts is how often each sidecar of these sets is started anew by the end of its update; what comes on top are crashes.
 	Restarts map[string]int32 `json:"restarts,omitempty"`
 }
 
