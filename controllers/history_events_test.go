@@ -278,7 +278,10 @@ func (h *history) endTrouble() (broken string) {
 			if isBroken(container.Image) {
 				container.Image = set.Name + ":4"
 			}
-			set.Spec.UpdateStrategy.Partition, set.Spec.UpdateStrategy.Paused = new(intstr.FromInt32(0)), false
+			strategy := &set.Spec.UpdateStrategy
+			strategy.Partition, strategy.Paused = new(intstr.FromInt32(0)), false
+			// A workload that is broken may be a canary, or keep its place in a wave until its Deployment's deadline.
+			strategy.MaxConcurrentWorkloads, strategy.Canary = new(intstr.FromString("100%")), nil
 		})
 	}
 	for _, budget := range sorted[*policyv1.PodDisruptionBudget](h.server.objects[budgetKind]) {
@@ -296,11 +299,18 @@ func (h *history) endTrouble() (broken string) {
 		}
 	}
 	for _, d := range h.server.deployments() {
-		if h.userPaused[d.Name] && h.chance(2) {
+		if h.userPaused[d.Name] && (h.rollsOut() || h.chance(2)) {
 			h.resumeNow(d)
 		}
 	}
 	return broken
+}
+
+// rollsOut is true when a set's changes go through the template, which a pause keeps from the pods.
+func (h *history) rollsOut() bool {
+	return slices.ContainsFunc(h.server.sets(), func(set *v1alpha1.SidecarSet) bool {
+		return set.Spec.UpdateStrategy.Type == v1alpha1.RollingUpdateUpdateStrategyType
+	})
 }
 
 // mend heals a broken workload, and ends pauses.

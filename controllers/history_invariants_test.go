@@ -111,6 +111,7 @@ func (h *history) auditBudgets(d *appsv1.Deployment, before, after *corev1.Pod) 
 	if h.lags {
 		// What failed by itself a moment ago can not be known.
 		unavailable = min(unavailable, disturbed)
+		healthy = max(healthy, *d.Spec.Replicas-disturbed)
 	}
 	if unavailable > limit {
 		h.violate("I2: after updating pod %s, %d pods are unavailable (%d by us), and %d may be", before.Name, unavailable, disturbed, limit)

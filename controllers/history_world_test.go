@@ -291,7 +291,7 @@ func (h *history) found() {
 	for i := range 1 + h.random.IntN(4) {
 		name := fmt.Sprintf("web-%d", i)
 		d := &appsv1.Deployment{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"logging": "enabled"}},
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"logging": "enabled", "tier": []string{"canary", "others"}[min(i, 1)]}},
 			Spec: appsv1.DeploymentSpec{
 				Replicas: new(int32(1 + h.random.IntN(5))), RevisionHistoryLimit: new(int32(h.random.IntN(4))),
 				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}},
@@ -335,12 +335,17 @@ func (h *history) createSet(name string) {
 		DeletionPolicy:       v1alpha1.RemoveDeletionPolicy,
 		RevisionHistoryLimit: new(int32(10)),
 		UpdateStrategy: v1alpha1.UpdateStrategy{
-			Type: v1alpha1.InPlaceUpdateStrategyType, Partition: new(intstr.FromInt32(0)), MaxConcurrentWorkloads: new(intstr.FromString("100%")),
-			MaxUnavailable: []*intstr.IntOrString{new(intstr.FromInt32(1)), new(intstr.FromInt32(2)), new(intstr.FromString("50%"))}[h.random.IntN(3)],
+			Type: v1alpha1.InPlaceUpdateStrategyType, Partition: new(intstr.FromInt32(0)),
+			MaxConcurrentWorkloads: []*intstr.IntOrString{nil, new(intstr.FromInt32(2)), new(intstr.FromString("50%")), new(intstr.FromString("100%"))}[h.random.IntN(4)],
+			OnFailure:              []v1alpha1.FailurePolicy{v1alpha1.RollbackFailurePolicy, v1alpha1.HaltFailurePolicy}[h.random.IntN(2)],
+			MaxUnavailable:         []*intstr.IntOrString{new(intstr.FromInt32(1)), new(intstr.FromInt32(2)), new(intstr.FromString("50%"))}[h.random.IntN(3)],
 		},
 	}}
 	if h.chance(4) {
 		set.Spec.UpdateStrategy.MinReadySeconds = 4
+	}
+	if h.chance(3) {
+		set.Spec.UpdateStrategy.Canary = &v1alpha1.Canary{Selector: metav1.LabelSelector{MatchLabels: map[string]string{"tier": "canary"}}}
 	}
 	if name == "mesh" {
 		container.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)

@@ -30,7 +30,9 @@ func TestSmallFleet(t *testing.T) {
 	}
 	g.Expect(patchRate(m.waves.limit.samples[0])).To(BeNumerically(">", 0))
 	g.Expect(m.waves.limit.samples[0].perPod).To(HaveLen(6))
-	g.Expect(writeTargets(6, m.waves.columns)).To(HaveEach(HaveField("met", BeTrue())))
+	for _, target := range writeTargets(6, m.waves.columns) {
+		g.Expect(target.met).To(BeTrue(), "%+v", target)
+	}
 	g.Expect(m.injected.limit.samples[0].perWorkload).To(And(HaveLen(2), HaveEach(3)))
 	g.Expect(m.injected.operator.samples[0].perWorkload).To(And(HaveLen(2), HaveEach(BeNumerically("<=", 3))))
 	g.Expect(m.waves.columns[0].samples[0].operatorPeak).To(BeNumerically(">", 0))
