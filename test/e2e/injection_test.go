@@ -26,7 +26,9 @@ var _ = Describe("Acceptance 2: a SidecarSet reaches", func() {
 
 	It("a Deployment no more that loses the label, and again when it has it back", func(ctx SpecContext) {
 		shop.apply(ctx, web("web").Obj(), web("stays").Obj(), logAgent().Obj())
-		Eventually(ctx, shop.pods).WithArguments("web").Should(HaveExactElements(injected, injected))
+		for _, name := range []string{"web", "stays"} {
+			Eventually(ctx, shop.pods).WithArguments(name).Should(HaveExactElements(injected, injected))
+		}
 
 		shop.kubectl(ctx, "label", "deployment", "web", "logging-")
 		Eventually(ctx, shop.pods).WithArguments("web").Should(HaveExactElements(plain, plain))

@@ -450,7 +450,7 @@ func portraitOf(list client.ObjectList) (lines []string) {
 	case *appsv1.DeploymentList:
 		for i := range list.Items {
 			deployment := &list.Items[i]
-			lines = append(lines, "Deployment "+text(deployment.Generation, deployment.Annotations, deployment.Spec))
+			lines = append(lines, "Deployment "+text(deployment.Status.ObservedGeneration == deployment.Generation, deployment.Annotations, deployment.Spec))
 			for _, entry := range deployment.ManagedFields {
 				if entry.Manager == v1alpha1.FieldManager {
 					lines = append(lines, "ours by "+text(entry.Operation, entry.FieldsV1))

@@ -156,7 +156,7 @@ var _ = Describe("Acceptance 10 of the fleet: with prePull BeforeUpdate", func()
 
 	It("it being switched off lets the pods be updated without", func(ctx SpecContext) {
 		stuck(ctx)
-		shop.apply(ctx, logAgent().MaxUnavailable("2").Image("log-agent", "missing:1").Obj())
+		shop.apply(ctx, logAgent().MaxUnavailable("2").OnFailure(v1alpha1.HaltFailurePolicy).Image("log-agent", "missing:1").Obj())
 		nonePulls(ctx)
 		Eventually(ctx, shop.pods).WithArguments("web").Should(ContainElement("not ready"))
 	})

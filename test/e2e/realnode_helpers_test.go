@@ -180,11 +180,15 @@ type clients struct {
 	failures []string
 }
 
-// request lets clients request the pods of a server, under their own addresses, until the spec asks how it went.
-func (n *namespace) request(ctx context.Context, deployment string) *clients {
+// request lets clients request the pods of servers, under their own addresses, until the spec asks how it went.
+func (n *namespace) request(ctx context.Context, deployments ...string) *clients {
 	GinkgoHelper()
-	pods, err := n.runningPods(ctx, deployment)
-	Expect(err).NotTo(HaveOccurred())
+	var pods []corev1.Pod
+	for _, deployment := range deployments {
+		running, err := n.runningPods(ctx, deployment)
+		Expect(err).NotTo(HaveOccurred())
+		pods = append(pods, running...)
+	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c := &clients{stop: stop, started: time.Now(), answers: map[string]int{}}
 	DeferCleanup(stop)
