@@ -100,7 +100,7 @@ func (s *assignedSet) update() rollout.SetUpdate {
 	update := rollout.SetUpdate{
 		Key: s.Key, Revision: s.Revision, Sidecars: s.Content.Sidecars(), Inits: s.Content.Inits(),
 		MaxUnavailable: s.strategy.MaxUnavailable, Partition: s.strategy.Partition, MinReadySeconds: s.strategy.MinReadySeconds,
-		PrePull: s.strategy.PrePull == v1alpha1.BeforeUpdatePrePullPolicy,
+		PrePull: s.strategy.PrePull == v1alpha1.BeforeUpdatePrePullPolicy, Unproven: s.judged,
 	}
 	if seconds := s.strategy.ProgressDeadlineSeconds; seconds != nil {
 		update.ProgressDeadline = time.Duration(*seconds) * time.Second

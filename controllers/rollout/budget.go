@@ -22,20 +22,29 @@ type budget struct {
 	unavailable, disruptions int32
 	// noDisruption is true when the PodDisruptionBudgets allow none to begin with.
 	noDisruption bool
+	// recheck is after how long time alone gives a place back; zero when it does not.
+	recheck time.Duration
 }
 
 // budgetOf computes the budget of a workload. A pod that does not exist, terminates, is not ready, or is about to restart is unavailable,
-// whatever the cause.
+// whatever the cause. One whose sidecars were updated and are not available yet counts as such, though it may serve.
 func budgetOf(update *PodUpdate) budget {
 	var available int32
+	var recheck time.Duration
 	for i := range update.Pods {
-		if update.Pods[i].isAvailable(update.MinReadySeconds, update.Now) {
+		pod := &update.Pods[i]
+		untilAvailable, ready := pod.untilAvailable(update.MinReadySeconds, update.Now)
+		untilReleased, holds := update.untilReleased(pod)
+		if ready && untilAvailable <= 0 && !holds && !pod.Replaced {
 			available++
 		}
+		recheck = soonest(recheck, untilAvailable, untilReleased)
 	}
 	unavailable := max(0, update.Desired-available)
 	disruptions := update.disruptions()
-	return budget{unavailable: max(0, update.maxUnavailable()-unavailable), disruptions: disruptions, noDisruption: disruptions == 0}
+	return budget{
+		unavailable: max(0, update.maxUnavailable()-unavailable), disruptions: disruptions, noDisruption: disruptions == 0, recheck: recheck,
+	}
 }
 
 // take takes what it costs to update a pod, if that is left: one that is available becomes unavailable, one that is ready is disrupted, and any
@@ -68,9 +77,11 @@ func (u *PodUpdate) disruptions() int32 {
 func (u *PodUpdate) disruptionsOf(disruptionBudget *DisruptionBudget) int32 {
 	var healthy, ours int32
 	for i := range u.Pods {
-		if pod := &u.Pods[i]; pod.isReady(u.Now) {
+		switch pod := &u.Pods[i]; {
+		case pod.Replaced:
+		case pod.isReady(u.Now):
 			healthy++
-		} else if pod.Update != nil {
+		case pod.Update != nil:
 			ours++
 		}
 	}

@@ -10,6 +10,7 @@
 //   - summary: what the workload's controller saw of one set in one workload: template, pods, problem.
 //   - settled: the template and every pod have the assigned revision, and the sidecars were available with it.
 //   - restarting: a pod from its in-place update on until each container whose image changed is another one.
+//   - unproven: a revision that has not reached every workload yet. In each it has to be available in one pod for a while before it goes on.
 //   - busy: a workload from the change of its slip until it has settled, has failed, or waits for its owner.
 //   - failed: a revision of which a sidecar can not be started or is not available in time (failure.go).
 //

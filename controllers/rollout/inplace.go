@@ -42,6 +42,8 @@ type SetUpdate struct {
 	MaxUnavailable  *intstr.IntOrString
 	Partition       *intstr.IntOrString
 	MinReadySeconds int32
+	// Unproven is true of a revision that has not reached every workload of the set before.
+	Unproven bool
 	// PrePull is true when its images have to be on a node before a pod there is updated.
 	PrePull bool
 	// ProgressDeadline is how long a pod that was updated in place has to become available.
@@ -64,6 +66,8 @@ type PodStep struct {
 	PrePull PrePullStep
 	// Recheck is after how long time alone makes a pod available; zero when it does not.
 	Recheck time.Duration
+
+	settling bool // some pod is current, and not available yet
 }
 
 // PodPatch says which sets to update in a pod.
@@ -157,9 +161,19 @@ func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
 	return record
 }
 
+// provesItself is for how long a sidecar has to run and be ready, in one pod of a workload, before its revision is brought to more of them. One
+// without a readiness probe is ready as soon as it runs, and a kubelet takes a second or two to see that it has crashed, restarts it at once,
+// and takes its time from the next crash on (pkg/kubelet/pleg, pkg/kubelet/kuberuntime).
+const provesItself = 5 * time.Second
+
 // NextPods decides which pods are updated now: unavailable ones first, which cost nothing, then the youngest, as far as the budget allows.
 // An old snapshot therefore leads to the same pods again.
 func NextPods(update PodUpdate) PodStep {
+	update.Sets = slices.Clone(update.Sets)
+	for i := range update.Sets {
+		set := &update.Sets[i]
+		set.Unproven = set.Unproven && !slices.ContainsFunc(update.Pods, func(pod Pod) bool { return set.isProvenBy(&pod, update.Now) })
+	}
 	pods := slices.Clone(update.Pods)
 	slices.SortFunc(pods, update.compare)
 	budget := budgetOf(&update)
@@ -174,7 +188,7 @@ func NextPods(update PodUpdate) PodStep {
 		behind, allowed := update.behind(pod, left)
 		step.count(&update, pod, behind, len(allowed))
 		available := pod.isAvailable(update.MinReadySeconds, update.Now)
-		if len(allowed) == 0 || update.RollingOut && (pod.Replaced || available) {
+		if len(allowed) == 0 || pod.Replaced || update.RollingOut && available {
 			continue
 		}
 		if wait, updatable := pod.untilUpdatable(update.Now); !updatable {
@@ -187,7 +201,7 @@ func NextPods(update PodUpdate) PodStep {
 		}
 		if !budget.take(available, pod.isReady(update.Now)) {
 			step.BlockedByDisruptionBudget = budget.noDisruption && (budget.unavailable > 0 || !available)
-			step.Recheck = soonest(step.Recheck, update.untilNextAvailable())
+			step.Recheck = soonest(step.Recheck, budget.recheck)
 			continue
 		}
 		step.Updates = append(step.Updates, patch)
@@ -199,7 +213,7 @@ func NextPods(update PodUpdate) PodStep {
 		step.Vacant = !step.Partitioned
 		return step
 	}
-	step.Partitioned = step.Partitioned && len(step.Updates) == 0 && update.onlyPartitioned()
+	step.Partitioned = step.Partitioned && !step.settling && len(step.Updates) == 0 && update.onlyPartitioned()
 	return step
 }
 
@@ -211,7 +225,7 @@ func (s *PodStep) count(update *PodUpdate, pod *Pod, behind, allowed int) {
 		return
 	}
 	if remaining, available := update.untilSidecarsAvailable(pod); !available || remaining > 0 {
-		s.Done = false
+		s.Done, s.settling = false, true
 		s.Recheck = soonest(s.Recheck, remaining)
 	}
 }
@@ -273,6 +287,40 @@ func (s *SetUpdate) isCurrent(pod *Pod) bool {
 	return !slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].Image != sidecar.Image })
 }
 
+// isProvenBy is true when a pod that is current shows that its sidecars do not crash as soon as they run.
+func (s *SetUpdate) isProvenBy(pod *Pod, now time.Time) bool {
+	if !s.isCurrent(pod) {
+		return false
+	}
+	alone := PodUpdate{Sets: []SetUpdate{*s}, Now: now}
+	remaining, available := alone.untilSidecarsAvailable(pod)
+	return available && remaining <= 0
+}
+
+// availableAfter is for how long a sidecar has to run and be ready to be available.
+func (s *SetUpdate) availableAfter() time.Duration {
+	minReady := time.Duration(s.MinReadySeconds) * time.Second
+	if s.Unproven {
+		return max(minReady, provesItself)
+	}
+	return minReady
+}
+
+// untilReleased tells whether a pod that was updated in place holds its place, because the sidecars of that update are not available yet, and
+// after how long they are without any event.
+func (u *PodUpdate) untilReleased(pod *Pod) (remaining time.Duration, holds bool) {
+	for i := range u.Sets {
+		set := &u.Sets[i]
+		if pod.Update == nil || pod.Update.Revisions[set.Key] != set.Revision || !set.isCurrent(pod) {
+			continue
+		}
+		wait, available := (&PodUpdate{Sets: u.Sets[i : i+1], Now: u.Now}).untilSidecarsAvailable(pod)
+		holds = holds || !available || wait > 0
+		remaining = max(remaining, wait)
+	}
+	return remaining, holds
+}
+
 // untilSidecarsAvailable tells whether the sidecars of a pod that is current run and are ready, and how long it takes until they have been so
 // for long enough.
 func (u *PodUpdate) untilSidecarsAvailable(pod *Pod) (remaining time.Duration, available bool) {
@@ -285,21 +333,10 @@ func (u *PodUpdate) untilSidecarsAvailable(pod *Pod) (remaining time.Duration, a
 			if since.IsZero() {
 				return 0, false
 			}
-			remaining = max(remaining, since.Add(time.Duration(u.Sets[i].MinReadySeconds)*time.Second).Sub(u.Now))
+			remaining = max(remaining, since.Add(u.Sets[i].availableAfter()).Sub(u.Now))
 		}
 	}
 	return remaining, true
-}
-
-// untilNextAvailable is after how long the next ready pod becomes available.
-func (u *PodUpdate) untilNextAvailable() time.Duration {
-	var next time.Duration
-	for i := range u.Pods {
-		if remaining, ready := u.Pods[i].untilAvailable(u.MinReadySeconds, u.Now); ready {
-			next = soonest(next, remaining)
-		}
-	}
-	return next
 }
 
 // startsUp is how long a sidecar that runs is given to become ready before a rollout that brought it is not waited for any longer.

@@ -68,6 +68,8 @@ func TestNextPods(t *testing.T) {
 		change func(*PodUpdate)
 		want   string
 		state  string // "done", "vacant", "partitioned", "disruption budget"
+
+		recheck time.Duration
 	}{
 		{name: "one at a time", update: three(), want: "a"},
 		{name: "the youngest first", update: makeUpdate(makePod("a", old), created(makePod("b", old), time.Minute)), want: "b"},
@@ -97,6 +99,12 @@ func TestNextPods(t *testing.T) {
 		{name: "of pods that a rollout keeps, those that are unavailable", update: makeUpdate(makePod("a", old), notReady(makePod("b", old)), notReady(makePod("c", old))), change: func(u *PodUpdate) {
 			u.RollingOut, u.Pods[2].Replaced, u.Sets[0].MaxUnavailable = true, true, number(3)
 		}, want: "b"},
+		{name: "nothing is built on a pod that may be gone", update: makeUpdate(makePod("a", old), makePod("b", old), replaced(makePod("c", old)), restarting(makePod("d", current))), change: func(u *PodUpdate) {
+			u.Desired = 3
+		}},
+		{name: "nor does a disruption budget know that it is", update: makeUpdate(makePod("a", old), makePod("b", old), replaced(makePod("c", old)), restarting(makePod("d", current))), change: func(u *PodUpdate) {
+			u.Desired, u.Sets[0].MaxUnavailable, u.DisruptionBudgets = 3, number(3), allows(1, 3, 3)
+		}, state: "disruption budget"},
 		{name: "a disruption budget allows one", update: three(), change: func(u *PodUpdate) {
 			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(3), allows(1, 3, 3)
 		}, want: "a"},
@@ -118,7 +126,23 @@ func TestNextPods(t *testing.T) {
 		}, want: "", state: "disruption budget"},
 		{name: "a pod that is ready and not yet available costs a disruption", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) {
 			u.MinReadySeconds, u.DisruptionBudgets = 100, allows(0, 1, 1)
-		}, want: "", state: "disruption budget"},
+		}, want: "", state: "disruption budget", recheck: 40 * time.Second},
+		{name: "a revision that is new proves itself in one pod first", update: makeUpdate(sinceUpdate(4*time.Second), makePod("b", old)), change: unproven, recheck: time.Second},
+		{name: "one that has proven itself", update: makeUpdate(sinceUpdate(5*time.Second), makePod("b", old)), change: unproven, want: "b"},
+		{name: "one that has proven itself does not have to again", update: makeUpdate(sinceUpdate(time.Second), makePod("b", current), makePod("c", old)), change: unproven, want: "c"},
+		{name: "a revision from before does not have to", update: makeUpdate(sinceUpdate(time.Second), makePod("b", old)), want: "b"},
+		{name: "the last pod is done when the revision has proven itself", update: makeUpdate(sinceUpdate(4 * time.Second)), change: unproven, recheck: time.Second},
+		{name: "a partition is reached when the revision has proven itself", update: makeUpdate(sinceUpdate(4*time.Second), makePod("b", old)), change: func(u *PodUpdate) {
+			unproven(u)
+			u.Sets[0].Partition = number(1)
+		}, recheck: time.Second},
+		{name: "with all at once, nothing is waited for", update: makeUpdate(sinceUpdate(time.Second), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {
+			unproven(u)
+			u.Sets[0].MaxUnavailable = percent("100%")
+		}, want: "b c", recheck: 4 * time.Second},
+		{name: "one pod after the other is ready for minReadySeconds", update: makeUpdate(sinceUpdate(9*time.Second), makePod("b", old)), change: func(u *PodUpdate) {
+			u.Sets[0].MinReadySeconds = 10
+		}, recheck: time.Second},
 		{name: "a disruption budget is no cause to leave a broken pod alone", update: makeUpdate(makePod("a", current), notReady(makePod("b", old))), change: func(u *PodUpdate) {
 			u.DisruptionBudgets = allows(0, 1, 2)
 		}, want: "b"},
@@ -145,12 +169,29 @@ func TestNextPods(t *testing.T) {
 			if state != test.state {
 				t.Errorf("state %q, want %q", state, test.state)
 			}
+			if step.Recheck != test.recheck {
+				t.Errorf("looks again after %v, want %v", step.Recheck, test.recheck)
+			}
 			if again := NextPods(test.update); names(again) != names(step) {
 				t.Errorf("the same snapshot leads to %q the second time", names(again))
 			}
 		})
 	}
 }
+
+// sinceUpdate was updated to the current revision, and its sidecar has been available for some time.
+func sinceUpdate(ago time.Duration) Pod {
+	pod := updated(makePod("a", current))
+	pod.Update.Revisions = map[string]string{"set": current}
+	agent := pod.Containers["agent"]
+	agent.RunningSince, agent.AvailableSince = noon.Add(-ago), noon.Add(-ago)
+	pod.Containers["agent"] = agent
+	return pod
+}
+
+func unproven(update *PodUpdate) { update.Sets[0].Unproven = true }
+
+func replaced(pod Pod) Pod { pod.Replaced = true; return pod }
 
 // restarting was patched, and looks as it did before: the kubelet has not acted yet.
 func restarting(pod Pod) Pod {

@@ -32,7 +32,8 @@ type Pod struct {
 	Containers map[string]Container
 	// ReadySince is when the pod became ready; zero while it is not.
 	ReadySince time.Time
-	// Replaced is true when the Deployment's rollout is to replace it, because its ReplicaSet has another template.
+	// Replaced is true when the Deployment's rollout is to replace it, because its ReplicaSet has another template. It may be gone already: nothing
+	// is built on its being available.
 	Replaced bool
 	// Observed is true when the kubelet has seen the pod's spec as it is. It says so before it acts.
 	Observed bool

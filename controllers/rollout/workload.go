@@ -75,6 +75,7 @@ func (s Summary) Equal(other Summary) bool {
 // event; zero when none does.
 func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, recheck time.Duration) {
 	summary = Summary{Target: set.Revision}
+	set.Unproven = false // which makes updates wait, and is no part of what available means
 	update := PodUpdate{Sets: []SetUpdate{set}, Now: now}
 	revisions := map[string]bool{}
 	for i := range pods {
