@@ -59,7 +59,7 @@ clean: ## Remove all that was built.
 .PHONY: test
 test: kubernetes build ## Run all tests: tables, controllers on a real API server, the operator on a local cluster.
 	@echo "testing all packages; those with a control plane of their own take a minute or two each"
-	KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) go test -count=1 -timeout=30m $(TEST_FLAGS) ./...
+	KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) go test -count=1 -timeout=45m $(TEST_FLAGS) ./...
 
 .PHONY: model
 model: ## Search the model of the promotion, docs/promotion.pml, for what can go wrong. Needs spin and gcc.
@@ -67,7 +67,7 @@ model: ## Search the model of the promotion, docs/promotion.pml, for what can go
 
 .PHONY: test-e2e
 test-e2e: check-node node ## Run the tests that look at real containers, as root on Linux: kubelet, containerd and runc in namespaces of their own.
-	go test -count=1 -timeout=30m $(TEST_FLAGS) ./test/e2e -real-node
+	go test -count=1 -timeout=45m $(TEST_FLAGS) ./test/e2e -real-node
 
 .PHONY: bench
 bench: kubernetes build ## Measure the operator; writes docs/benchmark.md. BENCH="inplace scale fleet" chooses, each takes some minutes.

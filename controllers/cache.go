@@ -147,7 +147,9 @@ func stripPrePullPod(pod *corev1.Pod) {
 func stripContainers(containers []corev1.Container) []corev1.Container {
 	stripped := make([]corev1.Container, 0, len(containers))
 	for i := range containers {
-		stripped = append(stripped, corev1.Container{Name: containers[i].Name, Image: containers[i].Image, Resources: containers[i].Resources})
+		stripped = append(stripped, corev1.Container{
+			Name: containers[i].Name, Image: containers[i].Image, Resources: containers[i].Resources, RestartPolicy: containers[i].RestartPolicy,
+		})
 	}
 	return stripped
 }
@@ -183,8 +185,12 @@ func stripStatuses(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	stripped := make([]corev1.ContainerStatus, 0, len(statuses))
 	for i := range statuses {
 		status := &statuses[i]
+		state := corev1.ContainerState{Running: status.State.Running, Waiting: status.State.Waiting}
+		if ended := status.State.Terminated; ended != nil {
+			state.Terminated = &corev1.ContainerStateTerminated{ExitCode: ended.ExitCode, FinishedAt: ended.FinishedAt}
+		}
 		stripped = append(stripped, corev1.ContainerStatus{
-			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, RestartCount: status.RestartCount, State: corev1.ContainerState{Running: status.State.Running, Waiting: status.State.Waiting},
+			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, RestartCount: status.RestartCount, State: state,
 		})
 	}
 	return stripped

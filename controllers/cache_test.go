@@ -90,6 +90,34 @@ func TestAStrippedPrePullPodKeepsWhatItTells(t *testing.T) {
 	}
 }
 
+func TestAStrippedPodKeepsWhatItTells(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, FinishedAt: metav1.NewTime(time.Unix(2, 0))}}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "pod", UID: "1", Annotations: map[string]string{
+			v1alpha1.RevisionsAnnotation: `{"set":"set-1"}`, v1alpha1.InPlaceAnnotation: `{"revisions":{"set":"set-1"}}`,
+		}},
+		Spec: corev1.PodSpec{
+			NodeName:       "node",
+			InitContainers: []corev1.Container{{Name: "setup", Image: "setup:1"}, {Name: "proxy", Image: "proxy:1", RestartPolicy: &always}},
+			Containers:     []corev1.Container{{Name: "agent", Image: "agent:1"}},
+		},
+		Status: corev1.PodStatus{
+			InitContainerStatuses: []corev1.ContainerStatus{{Name: "setup", State: ended}, {Name: "proxy", ContainerID: "2", RestartCount: 3, State: ended}},
+			ContainerStatuses: []corev1.ContainerStatus{
+				{Name: "agent", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1, 0))}}},
+			},
+		},
+	}
+	want := rollout.PodOf(pod.DeepCopy())
+	if _, err := stripPod(pod); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, rollout.PodOf(pod)); diff != "" {
+		t.Errorf("stripped it tells something else (-want +got):\n%s", diff)
+	}
+}
+
 func TestAStrippedReplicaSetKeepsWhatItsTemplateIs(t *testing.T) {
 	rs := &appsv1.ReplicaSet{Spec: appsv1.ReplicaSetSpec{Template: corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: "abc"}},

@@ -89,6 +89,14 @@ func (p *Pod) containerFailure(name string, now time.Time) (problem *Problem, re
 	if p.Update != nil {
 		restarts -= p.Update.Restarts[name]
 	}
+	// The kubelet starts it again at once when it ended for the first time.
+	if container.Ended != nil && restarts > 0 {
+		if remaining := container.Ended.FinishedAt.Add(failingFor).Sub(now); remaining > 0 {
+			return nil, remaining
+		}
+		return &Problem{v1alpha1.ReasonCrashLoop, fmt.Sprintf("container %q of pod %s with image %q ends with exit code %d: look at its log",
+			name, p.Name, container.Image, container.Ended.ExitCode)}, 0
+	}
 	if restarts < restartsToFail {
 		return nil, 0
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 )
@@ -34,6 +35,14 @@ func (p Pod) waits(container, reason string, ago time.Duration) Pod {
 	return p.with(container, func(c *Container) {
 		c.RunningSince, c.AvailableSince = time.Time{}, time.Time{}
 		c.Failing, c.FailingSince = &Waiting{reason, "no luck"}, noon.Add(-ago)
+	})
+}
+
+// ended is a container that was started so often, and ended so long ago.
+func (p Pod) ended(restarts int32, ago time.Duration) Pod {
+	return p.with("agent", func(c *Container) {
+		c.RunningSince, c.AvailableSince, c.Restarts = time.Time{}, time.Time{}, restarts
+		c.Ended = &corev1.ContainerStateTerminated{ExitCode: 7, FinishedAt: metav1.NewTime(noon.Add(-ago))}
 	})
 }
 
@@ -75,6 +84,12 @@ func TestFailure(t *testing.T) {
 			name: "a third restart", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 4; unavailable(c) })}, reason: v1alpha1.ReasonCrashLoop,
 			message: `container "agent" of pod a with image "set-2" was restarted 3 times: look at its log`, recheck: 30 * time.Second,
 		},
+		{
+			name: "it ended again, and the kubelet does not say that it backs off", pods: []Pod{makeUpdated("a", time.Minute).ended(2, 3*time.Second)}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" ends with exit code 7: look at its log`,
+		},
+		{name: "not yet for three seconds either", pods: []Pod{makeUpdated("a", time.Minute).ended(2, time.Second)}, recheck: 2 * time.Second},
+		{name: "it ended for the first time, which the kubelet starts again at once", pods: []Pod{makeUpdated("a", time.Minute).ended(1, time.Minute)}, recheck: 4 * time.Minute},
 		{name: "two restarts", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 3; unavailable(c) })}, recheck: 4 * time.Minute},
 		{name: "restarts that it has recovered from", pods: []Pod{makeUpdated("a", time.Minute).with("agent", func(c *Container) { c.Restarts = 9 })}},
 		{

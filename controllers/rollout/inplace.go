@@ -169,11 +169,7 @@ const provesItself = 5 * time.Second
 // NextPods decides which pods are updated now: unavailable ones first, which cost nothing, then the youngest, as far as the budget allows.
 // An old snapshot therefore leads to the same pods again.
 func NextPods(update PodUpdate) PodStep {
-	update.Sets = slices.Clone(update.Sets)
-	for i := range update.Sets {
-		set := &update.Sets[i]
-		set.Unproven = set.Unproven && !slices.ContainsFunc(update.Pods, func(pod Pod) bool { return set.isProvenBy(&pod, update.Now) })
-	}
+	update.Sets = update.judgedHere()
 	pods := slices.Clone(update.Pods)
 	slices.SortFunc(pods, update.compare)
 	budget := budgetOf(&update)
@@ -188,7 +184,7 @@ func NextPods(update PodUpdate) PodStep {
 		behind, allowed := update.behind(pod, left)
 		step.count(&update, pod, behind, len(allowed))
 		available := pod.isAvailable(update.MinReadySeconds, update.Now)
-		if len(allowed) == 0 || pod.Replaced || update.RollingOut && available {
+		if len(allowed) == 0 || update.leavesAlone(pod, available) {
 			continue
 		}
 		if wait, updatable := pod.untilUpdatable(update.Now); !updatable {
@@ -209,12 +205,32 @@ func NextPods(update PodUpdate) PodStep {
 	step.PrePull = pulls.step()
 	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
 	if len(pods) == 0 {
-		step.Partitioned = slices.ContainsFunc(update.Sets, func(set SetUpdate) bool { return Partition(set.Partition, update.Desired) > 0 })
+		step.Partitioned = update.keepsNewPodsOld()
 		step.Vacant = !step.Partitioned
 		return step
 	}
 	step.Partitioned = step.Partitioned && !step.settling && len(step.Updates) == 0 && update.onlyPartitioned()
 	return step
+}
+
+// leavesAlone is true of a pod that the Deployment's rollout replaces, or that it may be counting on.
+func (u *PodUpdate) leavesAlone(pod *Pod, available bool) bool {
+	return pod.Replaced || u.RollingOut && available
+}
+
+// judgedHere are the sets, of which those are not unproven any more that some pod has proven.
+func (u *PodUpdate) judgedHere() []SetUpdate {
+	sets := slices.Clone(u.Sets)
+	for i := range sets {
+		set := &sets[i]
+		set.Unproven = set.Unproven && !slices.ContainsFunc(u.Pods, func(pod Pod) bool { return set.isProvenBy(&pod, u.Now) })
+	}
+	return sets
+}
+
+// keepsNewPodsOld is true when pods that are to come are born at an old revision, because of a partition.
+func (u *PodUpdate) keepsNewPodsOld() bool {
+	return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return Partition(set.Partition, u.Desired) > 0 })
 }
 
 // count takes a pod into account that is behind with so many sets, of which partitions let so many go.

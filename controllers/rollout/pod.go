@@ -60,6 +60,9 @@ type Container struct {
 	FailingSince time.Time
 	// Restarts counts how often it was started anew in this pod, whatever the cause.
 	Restarts int32
+	// Ended is how it ended that is to be started again; nil while it runs or waits. A kubelet that backs off from starting it tells that it waits
+	// only when it next looks at the pod, which may be when the time is over.
+	Ended *corev1.ContainerStateTerminated
 }
 
 // Waiting is what the kubelet says of a container that does not run.
@@ -115,8 +118,10 @@ func PodOf(pod *corev1.Pod) Pod {
 	if record := (&InPlaceUpdate{}); json.Unmarshal([]byte(pod.Annotations[v1alpha1.InPlaceAnnotation]), record) == nil {
 		result.Update = record
 	}
+	oneShot := map[string]bool{}
 	for list, containers := range map[string][]corev1.Container{"initContainers": pod.Spec.InitContainers, "containers": pod.Spec.Containers} {
 		for i := range containers {
+			oneShot[containers[i].Name] = list == "initContainers" && containers[i].RestartPolicy == nil
 			result.Containers[containers[i].Name] = Container{List: list, Index: i, Image: containers[i].Image, Resources: containers[i].Resources}
 		}
 	}
@@ -131,6 +136,9 @@ func PodOf(pod *corev1.Pod) Pod {
 			container.Restarts = status.RestartCount
 			if waiting := status.State.Waiting; waiting != nil && slices.Contains(failingReasons, waiting.Reason) {
 				container.Failing = &Waiting{Reason: waiting.Reason, Message: waiting.Message}
+			}
+			if ended := status.State.Terminated; ended != nil && (ended.ExitCode != 0 || !oneShot[status.Name]) {
+				container.Ended = ended
 			}
 			if status.State.Running != nil {
 				container.RunningSince = status.State.Running.StartedAt.Time

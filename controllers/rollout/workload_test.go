@@ -156,3 +156,25 @@ func TestHasSettled(t *testing.T) {
 		})
 	}
 }
+
+func TestPodOfTellsWhatEnded(t *testing.T) {
+	ended := func(name string, exitCode int32) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: exitCode}}}
+	}
+	always := corev1.ContainerRestartPolicyAlways
+	read := PodOf(&corev1.Pod{
+		Spec: corev1.PodSpec{
+			InitContainers: []corev1.Container{{Name: "done"}, {Name: "failed"}, {Name: "proxy", RestartPolicy: &always}},
+			Containers:     []corev1.Container{{Name: "agent"}},
+		},
+		Status: corev1.PodStatus{
+			InitContainerStatuses: []corev1.ContainerStatus{ended("done", 0), ended("failed", 1), ended("proxy", 0)},
+			ContainerStatuses:     []corev1.ContainerStatus{ended("agent", 0)},
+		},
+	})
+	for name, want := range map[string]bool{"done": false, "failed": true, "proxy": true, "agent": true} {
+		if got := read.Containers[name].Ended != nil; got != want {
+			t.Errorf("%s is to be started again: %t", name, got)
+		}
+	}
+}

@@ -97,7 +97,7 @@ var _ = Describe("Acceptance 2 of the fleet, on a real node:", onRealNode, func(
 			Expect(touched(ctx)).To(Equal(replicas * len(names)))
 		},
 		Entry("its image can not be pulled", "agent:missing", "waits in ", 15*time.Second, func(*sidecarSet) {}),
-		Entry("it crashes", "agent:crashing", "waits in CrashLoopBackOff", 15*time.Second, func(*sidecarSet) {
+		Entry("it crashes", "agent:crashing", `with image "agent:crashing"`, 15*time.Second, func(*sidecarSet) {
 			makeImage(localcluster.Image{Name: "agent:crashing", Command: []string{"sh", "-c", "exit 1"}})
 		}),
 		// With the default deadline it is five minutes.
