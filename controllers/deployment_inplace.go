@@ -6,6 +6,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"time"
@@ -271,6 +272,11 @@ func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *wor
 	case promotion.ApplyPlainly:
 		return r.applyStructurally(ctx, observed, plan)
 	case promotion.Begin:
+		if problems, wait := r.refusals.recall(client.ObjectKeyFromObject(observed.deployment), promotionAttempt(plan), snapshot.Now); wait > 0 {
+			result.addProblems(problems)
+			result.recheck = soonest(result.recheck, wait)
+			return result, nil
+		}
 		intent := &promotion.Intent{
 			ReplicaSet: step.ReplicaSet, Application: snapshot.Deployment.Application,
 			From: marksOf(observed.workload.Template), StartedAt: snapshot.Now.UTC(), PauseDeclared: snapshot.Deployment.PauseDeclared,
@@ -335,6 +341,9 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 		err = r.writer.deleteReplicaSet(ctx, observed.replicaSet(step.ReplicaSet))
 	case promotion.PatchReplicaSet:
 		err = r.writer.patchReplicaSet(ctx, observed.replicaSet(step.ReplicaSet), &observed.deployment.Spec.Template)
+		if isRefusal(err) {
+			return r.giveUpPromotion(ctx, observed, plan, err)
+		}
 	case promotion.CedePause:
 		err = r.cedePause(ctx, observed)
 	case promotion.Finish:
@@ -346,6 +355,27 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 	default:
 	}
 	return result, err
+}
+
+// giveUpPromotion undoes a promotion whose ReplicaSet may not be changed, and lets some time pass before the next try: else the Deployment would
+// be paused nearly all the time.
+func (r *deploymentReconciler) giveUpPromotion(ctx context.Context, observed *workloadObservation, plan *injection.Plan, refused error) (*outcome, error) {
+	problems := map[string]injection.Problem{}
+	for key, revision := range plan.Revisions {
+		if revision != observed.intent.From[key] {
+			problems[key] = problemOf(refused)
+		}
+	}
+	result := newOutcome(problems)
+	r.refusals.remember(client.ObjectKeyFromObject(observed.deployment), promotionAttempt(plan), problems, r.now())
+	return result, r.undoPromotion(ctx, observed, plan)
+}
+
+// promotionAttempt identifies the promotion of a template to the revisions of a plan.
+func promotionAttempt(plan *injection.Plan) uint64 {
+	hasher := fnv.New64a()
+	_, _ = fmt.Fprint(hasher, "promotion", plan.Revisions) // a hash takes every write, and a map is printed in the order of its keys.
+	return hasher.Sum64()
 }
 
 // cedePause leaves the pause to the Deployment's owner.

@@ -117,6 +117,21 @@ func (w *world) createPod(ctx context.Context, rs *appsv1.ReplicaSet) {
 	Expect(k8s.Status().Update(ctx, pod)).To(Succeed())
 }
 
+// restartContainers lets the pods that were updated in place run other containers since a while ago, as their kubelet would after some seconds.
+func (w *world) restartContainers(ctx context.Context) {
+	GinkgoHelper()
+	var pods corev1.PodList
+	Expect(k8s.List(ctx, &pods, client.InNamespace(w.namespace))).To(Succeed())
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		for j := range pod.Status.ContainerStatuses {
+			pod.Status.ContainerStatuses[j].ContainerID = fmt.Sprint("run-", pod.Generation)
+		}
+		pod.Status.ObservedGeneration = pod.Generation
+		Expect(k8s.Status().Update(ctx, pod)).To(Succeed())
+	}
+}
+
 func reportRollout(ctx context.Context, deployment *appsv1.Deployment, updated int32) {
 	GinkgoHelper()
 	replicas := *deployment.Spec.Replicas
