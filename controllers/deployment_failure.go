@@ -16,6 +16,9 @@ import (
 // stoppedInterval is how often a workload looks whether a failure elsewhere is over, of which no event comes here.
 const stoppedInterval = 5 * time.Second
 
+// outdatedInterval is how often a workload looks whether the sets' controller has dealt with a new spec.
+const outdatedInterval = time.Second
+
 // assess counts what became of each set in the pods, and stops the sets whose revision has failed, here or in another workload: they are held
 // as they are until the sets' controller takes the revision back, or the pods that failed recover.
 func (r *deploymentReconciler) assess(observed *workloadObservation) {
@@ -31,6 +34,11 @@ func (r *deploymentReconciler) assess(observed *workloadObservation) {
 		}
 		failure, recheck := update.Failure(observed.pods, rolloutOf(observed.deployment), now)
 		set.failure, set.recheck = failure, soonest(set.recheck, recheck)
+		if set.outdated {
+			// The new spec may want something else of the pods, and its partition is not meant for this revision.
+			set.Held = true
+			set.recheck = soonest(set.recheck, outdatedInterval)
+		}
 		if set.judged && (failure != nil || r.summaries.hasFailed(name, set.Key, set.Revision)) {
 			set.Held = true
 			set.recheck = soonest(set.recheck, stoppedInterval)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -299,11 +300,20 @@ func (h *history) endTrouble() (broken string) {
 		}
 	}
 	for _, d := range h.server.deployments() {
-		if h.userPaused[d.Name] && (h.rollsOut() || h.chance(2)) {
+		if h.userPaused[d.Name] && (h.rollsOut() || h.hasCrashing(d) || h.chance(2)) {
 			h.resumeNow(d)
 		}
 	}
 	return broken
+}
+
+// hasCrashing is true of a Deployment with a pod that crashes over and over, and is counted over and over: a pause may keep what puts it right
+// from it.
+func (h *history) hasCrashing(d *appsv1.Deployment) bool {
+	return slices.ContainsFunc(h.server.pods(), func(pod *corev1.Pod) bool {
+		of := h.deploymentOf(pod)
+		return of != nil && of.UID == d.UID && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return strings.HasSuffix(c.Image, crashes) })
+	})
 }
 
 // rollsOut is true when a set's changes go through the template, which a pause keeps from the pods.

@@ -4,6 +4,7 @@
 package controllers
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -207,6 +208,8 @@ type assignedSet struct {
 	strategy v1alpha1.UpdateStrategy
 	// judged is true of a revision that has not reached every pod of the set before: it may fail.
 	judged bool
+	// outdated is true of a revision that the set's spec has moved on from, which the sets' controller has not dealt with yet.
+	outdated bool
 	// summary is what is counted of it in the pods, failure why its revision has failed here, and recheck in how long either may change by time alone.
 	summary rollout.Summary
 	failure *rollout.Problem
@@ -323,6 +326,10 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		switch {
 		case err == nil:
 			added.Content = content
+			added.outdated, err = isOutdated(set, content)
+			if err != nil {
+				return err
+			}
 		case apierrors.IsNotFound(err):
 			added.standing, added.Held = missing, true
 		default:
@@ -335,6 +342,19 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 	}
 	observed.assigned = append(observed.assigned, added)
 	return nil
+}
+
+// isOutdated compares what a workload was assigned with a spec that the status does not know yet.
+func isOutdated(set *v1alpha1.SidecarSet, assigned *injection.Content) (bool, error) {
+	if set.Status.ObservedGeneration >= set.Generation || !set.DeletionTimestamp.IsZero() || len(injection.Validate(&set.Spec)) > 0 {
+		return false, nil
+	}
+	wanted, err := injection.ContentOf(&set.Spec).Canonical()
+	if err != nil {
+		return false, err
+	}
+	has, err := assigned.Canonical()
+	return !bytes.Equal(wanted, has), err
 }
 
 // wants is true of a set that has a Deployment on its mind. One whose first revision failed is off its slip on purpose.

@@ -199,7 +199,7 @@ var _ = Describe("The fleet", func() {
 			before[name] = shop.runs(ctx, name)
 		}
 
-		set.AtATime("10%").Canary("tier", "canary")
+		set.AtATime("20%").Canary("tier", "canary")
 		most := shop.watch(ctx, isBeingUpdated)
 		update := func(image string, inTheMiddle func()) (order []string) {
 			writes := writesFromNow()
@@ -217,10 +217,10 @@ var _ = Describe("The fleet", func() {
 		for _, name := range names {
 			shop.expectRestarts(ctx, name, before[name], 1, "log-agent")
 		}
-		Expect(most()).To(And(BeNumerically(">", 1), BeNumerically("<=", 3)))
+		Expect(most()).To(And(BeNumerically(">", 1), BeNumerically("<=", 6)))
 
 		shop.inject(ctx, set.AtATime("100%").Image("log-agent", "busybox:1"), names...)
-		set.AtATime("10%")
+		set.AtATime("20%")
 		again := update("busybox:2", func() { restartOperator(ctx, (*localcluster.Process).Kill) })
 		Expect(again).To(Equal(order), "the order is that of the revision and the workloads, whatever happens to the operator")
 	})

@@ -445,11 +445,15 @@ func (n *namespace) portrait(ctx context.Context) (string, error) {
 	return strings.Join(lines, "\n"), nil
 }
 
+// revisionAnnotation counts the rollouts of a Deployment: a promotion that waited for too long, and was begun anew, counts as one more.
+const revisionAnnotation = "deployment.kubernetes.io/revision"
+
 func portraitOf(list client.ObjectList) (lines []string) {
 	switch list := list.(type) {
 	case *appsv1.DeploymentList:
 		for i := range list.Items {
 			deployment := &list.Items[i]
+			delete(deployment.Annotations, revisionAnnotation)
 			lines = append(lines, "Deployment "+text(deployment.Status.ObservedGeneration == deployment.Generation, deployment.Annotations, deployment.Spec))
 			for _, entry := range deployment.ManagedFields {
 				if entry.Manager == v1alpha1.FieldManager {
@@ -460,8 +464,8 @@ func portraitOf(list client.ObjectList) (lines []string) {
 	case *appsv1.ReplicaSetList:
 		for i := range list.Items {
 			rs := &list.Items[i]
-			// The Deployment controller copies the other annotations now and then, and takes none away.
-			lines = append(lines, "ReplicaSet "+text(rs.Name, rs.Annotations["deployment.kubernetes.io/revision"], rs.Spec))
+			// The Deployment controller copies annotations now and then, and takes none away.
+			lines = append(lines, "ReplicaSet "+text(rs.Name, rs.Spec))
 		}
 	case *corev1.PodList:
 		for i := range list.Items {

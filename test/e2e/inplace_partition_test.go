@@ -4,8 +4,12 @@
 package e2e
 
 import (
+	"context"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 var _ = Describe("In-place updates: a partition", func() {
@@ -60,4 +64,37 @@ var _ = Describe("In-place updates: a partition", func() {
 			Expect(containers["log-agent"].Restarts).To(BeEquivalentTo(1), "each was born old, and updated once")
 		}
 	})
+
+	It("does not keep a spec from before from reusing its revision, which touches only the pods that differ", func(ctx SpecContext) {
+		set := logAgent().atOnce()
+		shop.apply(ctx, web("web").Replicas(4).Obj())
+		shop.inject(ctx, set, "web")
+		before := shop.runs(ctx, "web")
+		shop.apply(ctx, set.Partition("50%").Image("log-agent", "busybox:2").Obj())
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Progressing").Should(Equal("False/Partitioned"))
+		revisions := shop.revisionNames(ctx)
+		Expect(revisions).To(HaveLen(2))
+
+		shop.apply(ctx, set.Partition("0").Image("log-agent", "busybox:1").Obj())
+		shop.comesTo(ctx, "web", 4, "web=nginx:1", "log-agent=busybox:1")
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+		Expect(shop.revisionNames(ctx)).To(ConsistOf(revisions))
+		restarts := map[int32]int{}
+		for pod, containers := range shop.runs(ctx, "web") {
+			Expect(before).To(HaveKey(pod))
+			Expect(containers["web"]).To(Equal(before[pod]["web"]))
+			restarts[containers["log-agent"].Restarts]++
+		}
+		Expect(restarts).To(Equal(map[int32]int{0: 2, 2: 2}), "two pods went there and back, and the others stayed")
+	})
 })
+
+func (n *namespace) revisionNames(ctx context.Context) (names []string) {
+	GinkgoHelper()
+	var list appsv1.ControllerRevisionList
+	Expect(k8s.List(ctx, &list, client.InNamespace(n.name))).To(Succeed())
+	for i := range list.Items {
+		names = append(names, list.Items[i].Name)
+	}
+	return names
+}

@@ -165,11 +165,23 @@ var _ = Describe("Acceptance 10 of the fleet: with prePull BeforeUpdate", func()
 		stuck(ctx)
 		gone := shop.name + "-b"
 		Expect(k8s.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: gone}})).To(Succeed())
-		// The controller manager lets pods wait for their node for a minute.
-		Eventually(ctx, shop.pulls).WithTimeout(3 * time.Minute).ShouldNot(ContainElement(gone))
+		// The controller manager lets pods wait for their node for a minute, and takes one after the other.
+		Eventually(ctx, shop.podsOn).WithArguments(gone).WithTimeout(3 * time.Minute).Should(BeEmpty())
 		Consistently(ctx, shop.pulls).ShouldNot(ContainElement(gone))
 	}, NodeTimeout(5*time.Minute))
 })
+
+// podsOn returns the names of the pods on a node.
+func (n *namespace) podsOn(ctx context.Context, node string) (names []string, err error) {
+	var pods corev1.PodList
+	err = k8s.List(ctx, &pods, client.InNamespace(n.name))
+	for i := range pods.Items {
+		if pods.Items[i].Spec.NodeName == node {
+			names = append(names, pods.Items[i].Name)
+		}
+	}
+	return names, err
+}
 
 // pulledAhead is true when no pod was updated before some image was pulled.
 func (l writeLog) pulledAhead(namespace string) (bool, error) {
