@@ -51,7 +51,7 @@ var _ = Describe("In-place updates: while maxUnavailable is 3,", Ordered, func()
 		all := pods.of(shop.name, "large")
 		Expect(most(all, time.Time{}, failed)).To(Equal(3), "of the others: no more, and no fewer as long as nothing failed")
 		Expect(most(all, failedAt.Add(noticed), "")).To(BeNumerically("<=", 3), "of all, from the failure on")
-		Expect(shop.deployment(ctx, "large").Status.ReadyReplicas).To(BeEquivalentTo(19))
+		Eventually(func() int32 { return shop.deployment(ctx, "large").Status.ReadyReplicas }).Should(BeEquivalentTo(19))
 	})
 
 	It("a PodDisruptionBudget that allows one lets one go after the other", func(ctx SpecContext) {
