@@ -167,7 +167,6 @@ type PodMetadata struct {
 }
 
 // UpdateStrategy says how a change of the rendered content reaches the workloads.
-// +kubebuilder:validation:XValidation:rule="!has(self.progressDeadlineSeconds) || !has(self.minReadySeconds) || self.progressDeadlineSeconds > self.minReadySeconds",message="must be greater than minReadySeconds: raise it, or no sidecar is available in time",fieldPath=".progressDeadlineSeconds"
 type UpdateStrategy struct {
 	// type is InPlace to carry changes of a sidecar's image and resources into the running pods, and RollingUpdate to let every
 	// change go through the Deployment's own rolling update.
@@ -216,8 +215,7 @@ type UpdateStrategy struct {
 	// +kubebuilder:validation:Minimum=0
 	MinReadySeconds int32 `json:"minReadySeconds,omitempty"`
 
-	// progressDeadlineSeconds is after how many seconds an updated sidecar that is not available counts as failed. It is greater than
-	// minReadySeconds.
+	// progressDeadlineSeconds is after how many seconds an updated sidecar that is not available counts as failed.
 	// +optional
 	// +kubebuilder:default=300
 	// +kubebuilder:validation:Minimum=1

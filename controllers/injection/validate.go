@@ -110,9 +110,6 @@ func badQuantities(strategy *v1alpha1.UpdateStrategy) []string {
 	if !isQuantity(strategy.MaxConcurrentWorkloads, 1, positivePercentage) {
 		sentences = append(sentences, "spec.updateStrategy.maxConcurrentWorkloads "+positive)
 	}
-	if deadline := strategy.ProgressDeadlineSeconds; deadline != nil && *deadline <= strategy.MinReadySeconds {
-		sentences = append(sentences, "spec.updateStrategy.progressDeadlineSeconds must be greater than minReadySeconds: raise it, or no sidecar is available in time")
-	}
 	return sentences
 }
 

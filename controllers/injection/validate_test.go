@@ -64,12 +64,6 @@ func TestValidate(t *testing.T) {
 			"spec.updateStrategy.partition" + natural,
 			"spec.updateStrategy.maxConcurrentWorkloads" + positive,
 		}},
-		{name: "a deadline that leaves time to get ready", change: func(spec *v1alpha1.SidecarSetSpec) {
-			spec.UpdateStrategy.MinReadySeconds, spec.UpdateStrategy.ProgressDeadlineSeconds = 10, new(int32(11))
-		}},
-		{name: "a deadline that does not", change: func(spec *v1alpha1.SidecarSetSpec) {
-			spec.UpdateStrategy.MinReadySeconds, spec.UpdateStrategy.ProgressDeadlineSeconds = 10, new(int32(10))
-		}, want: []string{"spec.updateStrategy.progressDeadlineSeconds must be greater than minReadySeconds: raise it, or no sidecar is available in time"}},
 		{name: "names that are there twice", change: func(spec *v1alpha1.SidecarSetSpec) {
 			spec.InitContainers = []v1alpha1.SidecarContainer{makeNative("proxy"), makeNative("proxy")}
 			spec.Containers = append(spec.Containers, spec.Containers[0])

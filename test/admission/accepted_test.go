@@ -55,7 +55,6 @@ selector:
   - {key: legacy, operator: DoesNotExist, values: []}
 containers: [{name: agent, image: "busybox:1.36"}]`),
 	Entry("the least quantities", strategy(`{maxUnavailable: 1, maxConcurrentWorkloads: 1, partition: 0}`)),
-	Entry("a deadline just after a sidecar is available", strategy(`{minReadySeconds: 299}`)),
 	Entry("the greatest percentages", strategy(`{maxUnavailable: 100%, maxConcurrentWorkloads: 100%, partition: 100%}`)),
 	Entry("the least percentages", strategy(`{maxUnavailable: 1%, maxConcurrentWorkloads: 1%, partition: 0%}`)),
 	Entry("32 of each list", `

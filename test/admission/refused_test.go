@@ -212,8 +212,6 @@ volumes: [{name: logs, emptyDir: {}, appMounts: [{mountPath: /data}, {mountPath:
 		`spec.updateStrategy.minReadySeconds: Invalid value: -1: spec.updateStrategy.minReadySeconds in body should be greater than or equal to 0`),
 	Entry("progressDeadlineSeconds 0", strategy(`{progressDeadlineSeconds: 0}`),
 		`spec.updateStrategy.progressDeadlineSeconds: Invalid value: 0: spec.updateStrategy.progressDeadlineSeconds in body should be greater than or equal to 1`),
-	Entry("a deadline before any sidecar is available", strategy(`{minReadySeconds: 300}`),
-		`spec.updateStrategy.progressDeadlineSeconds: Invalid value: must be greater than minReadySeconds: raise it, or no sidecar is available in time`),
 	Entry("an unknown deletion policy", `
 selector: {}
 containers: [{name: agent, image: busybox:1.36}]
