@@ -100,6 +100,7 @@ func TestFailure(t *testing.T) {
 			name: "never available", pods: []Pod{never}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
 			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`,
 		},
+		{name: "ready, and only waiting for minReadySeconds", pods: []Pod{makeUpdated("a", 5*time.Minute).with("agent", func(c *Container) { c.AvailableSince = noon })}},
 		{name: "not available yet", pods: []Pod{makeUpdated("a", 4*time.Minute).with("agent", unavailable)}, recheck: time.Minute},
 		{name: "a new pod has the Deployment's time", pods: []Pod{born}, deployment: Deployment{Replicas: 1}},
 		{
@@ -116,7 +117,7 @@ func TestFailure(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			set := SetUpdate{
-				Key: "set", Revision: current, ProgressDeadline: 5 * time.Minute,
+				Key: "set", Revision: current, ProgressDeadline: 5 * time.Minute, MinReadySeconds: 10,
 				Sidecars: []corev1.Container{{Name: "agent"}}, Inits: []corev1.Container{{Name: "setup"}},
 			}
 			problem, recheck := set.Failure(test.pods, test.deployment, noon)

@@ -58,6 +58,8 @@ type Summary struct {
 	Phase    Phase
 	// Injected, Updated and Available count pods: with any revision of the set, with Target, and those whose sidecars are available.
 	Injected, Updated, Available int32
+	// Restarting counts those of the updated ones whose containers have still to restart for an update in place.
+	Restarting int32
 	// PodRevisions are the revisions of the set that its pods have, sorted and separated by commas.
 	PodRevisions string
 	// Problem is nil when all is well.
@@ -89,6 +91,9 @@ func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, reche
 			continue
 		}
 		summary.Updated++
+		if pods[i].isRestarting(now) {
+			summary.Restarting++
+		}
 		if remaining, available := update.untilSidecarsAvailable(&pods[i]); available && remaining <= 0 {
 			summary.Available++
 		} else {
@@ -153,7 +158,7 @@ func (w *Workload) hasSettled(revision, currentRevision string) bool {
 	if summary.Updated < w.Replicas || summary.Updated < summary.Injected {
 		return false
 	}
-	return summary.Available >= w.Replicas || (w.Complete && revision == currentRevision)
+	return summary.Available >= w.Replicas || (w.Complete && revision == currentRevision && summary.Restarting == 0)
 }
 
 // isAtRest is true when nothing more happens in a workload with the revision on its slip, unless people act.

@@ -82,7 +82,7 @@ func TestSummarize(t *testing.T) {
 	}
 	set := SetUpdate{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent"}, {Name: "proxy"}}, MinReadySeconds: 10}
 	summary, recheck := Summarize(set, pods, time.Unix(31, 0))
-	if diff := cmp.Diff(Summary{Target: current, Injected: 6, Updated: 5, Available: 1, PodRevisions: "set-1,set-2"}, summary); diff != "" {
+	if diff := cmp.Diff(Summary{Target: current, Injected: 6, Updated: 5, Available: 1, Restarting: 1, PodRevisions: "set-1,set-2"}, summary); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}
 	if recheck != 3*time.Second {
@@ -142,6 +142,7 @@ func TestHasSettled(t *testing.T) {
 		"in a promotion":            {func(w *Workload) { w.Summary.Phase = Promoting }, old, false},
 		"paused by its owner":       {func(w *Workload) { w.Complete, w.Paused = false, true }, old, true},
 		"one restarts afterwards":   {func(w *Workload) { w.Summary.Available = 2 }, current, true},
+		"one is being taken back":   {func(w *Workload) { w.Summary.Available, w.Summary.Restarting = 2, 1 }, current, false},
 		"one restarts in a rollout": {func(w *Workload) { w.Complete, w.Summary.Available = false, 2 }, current, false},
 		"scaled to nothing":         {func(w *Workload) { w.Replicas, *w.Summary = 0, Summary{Target: current, Rendered: current} }, old, true},
 	} {
