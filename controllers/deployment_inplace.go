@@ -342,7 +342,7 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 	case promotion.PatchReplicaSet:
 		err = r.writer.patchReplicaSet(ctx, observed.replicaSet(step.ReplicaSet), &observed.deployment.Spec.Template)
 		if isRefusal(err) {
-			return r.giveUpPromotion(ctx, observed, plan, err)
+			return r.giveUpPromotion(ctx, observed, plan, result, err)
 		}
 	case promotion.CedePause:
 		err = r.cedePause(ctx, observed)
@@ -359,14 +359,12 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 
 // giveUpPromotion undoes a promotion whose ReplicaSet may not be changed, and lets some time pass before the next try: else the Deployment would
 // be paused nearly all the time.
-func (r *deploymentReconciler) giveUpPromotion(ctx context.Context, observed *workloadObservation, plan *injection.Plan, refused error) (*outcome, error) {
+func (r *deploymentReconciler) giveUpPromotion(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refused error) (*outcome, error) {
 	problems := map[string]injection.Problem{}
-	for key, revision := range plan.Revisions {
-		if revision != observed.intent.From[key] {
-			problems[key] = problemOf(refused)
-		}
+	for key := range result.phases { // of the sets that the promotion is for
+		problems[key] = problemOf(refused)
 	}
-	result := newOutcome(problems)
+	result.addProblems(problems)
 	r.refusals.remember(client.ObjectKeyFromObject(observed.deployment), promotionAttempt(plan), problems, r.now())
 	return result, r.undoPromotion(ctx, observed, plan)
 }

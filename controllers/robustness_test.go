@@ -6,6 +6,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -368,6 +369,36 @@ var _ = Describe("A pod that was chosen because it is unavailable", func() {
 		_, err := w.deployments.Reconcile(ctx, requestFor(w.deployment(ctx, "web")))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(w.writes).To(Equal([]string{"patch resize *v1.Pod"}), "it is refused, which is no reason to go through the template")
+	})
+})
+
+var _ = Describe("An order slip that is older than the spec", func() {
+	It("has no pod updated, whose new spec may want something else", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.createDeployment(ctx, "web", webPod)
+		partitioned := func(partition int, image string) string {
+			return fmt.Sprintf(`{selector: {}, updateStrategy: {type: InPlace, partition: %d}, containers: [{name: agent, image: %q}]}`, partition, image)
+		}
+		w.createSet(ctx, "agent", partitioned(0, "agent:1"))
+		w.converge(ctx)
+		w.rollOut(ctx, "web", 1)
+		w.converge(ctx)
+		w.updateSet(ctx, "agent", partitioned(1, "agent:2"))
+		w.converge(ctx)
+		reportRollout(ctx, w.deployment(ctx, "web"), 1)
+		reconcile := func() {
+			_, err := w.deployments.Reconcile(ctx, requestFor(w.deployment(ctx, "web")))
+			Expect(err).NotTo(HaveOccurred())
+		}
+
+		w.updateSet(ctx, "agent", partitioned(0, "agent:1"))
+		w.writes = nil
+		reconcile()
+		Expect(w.writes).To(BeEmpty(), "agent:2 is not wanted any more")
+
+		w.updateSet(ctx, "agent", partitioned(0, "agent:2"))
+		reconcile()
+		Expect(w.writes).To(Equal([]string{"patch *v1.Pod"}), "the slip says what the spec says")
 	})
 })
 

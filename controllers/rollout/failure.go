@@ -113,7 +113,7 @@ func (p *Pod) containerFailure(name string, now time.Time) (problem *Problem, re
 // lateness judges a pod whose sidecars are not available in time: a pod that was updated in place by the set's deadline, one that came with the
 // revision by that of its Deployment, unless the application is what fails in it.
 func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
-	if _, ready := (&PodUpdate{Sets: []SetUpdate{*s}, Now: now}).untilSidecarsAvailable(pod); ready {
+	if _, ready := s.untilAvailable(pod, now); ready {
 		return nil, 0 // to wait for minReadySeconds is not to be late.
 	}
 	deadline := "the Deployment's progressDeadlineSeconds"

@@ -169,7 +169,7 @@ const provesItself = 5 * time.Second
 // NextPods decides which pods are updated now: unavailable ones first, which cost nothing, then the youngest, as far as the budget allows.
 // An old snapshot therefore leads to the same pods again.
 func NextPods(update PodUpdate) PodStep {
-	update.Sets = update.judgedHere()
+	update.Sets = update.provenSets()
 	pods := slices.Clone(update.Pods)
 	slices.SortFunc(pods, update.compare)
 	budget := budgetOf(&update)
@@ -218,8 +218,8 @@ func (u *PodUpdate) leavesAlone(pod *Pod, available bool) bool {
 	return pod.Replaced || u.RollingOut && available
 }
 
-// judgedHere are the sets, of which those are not unproven any more that some pod has proven.
-func (u *PodUpdate) judgedHere() []SetUpdate {
+// provenSets are the sets, of which those are not unproven any more that some pod has proven.
+func (u *PodUpdate) provenSets() []SetUpdate {
 	sets := slices.Clone(u.Sets)
 	for i := range sets {
 		set := &sets[i]
@@ -303,16 +303,6 @@ func (s *SetUpdate) isCurrent(pod *Pod) bool {
 	return !slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].Image != sidecar.Image })
 }
 
-// isProvenBy is true when a pod that is current shows that its sidecars do not crash as soon as they run.
-func (s *SetUpdate) isProvenBy(pod *Pod, now time.Time) bool {
-	if !s.isCurrent(pod) {
-		return false
-	}
-	alone := PodUpdate{Sets: []SetUpdate{*s}, Now: now}
-	remaining, available := alone.untilSidecarsAvailable(pod)
-	return available && remaining <= 0
-}
-
 // availableAfter is for how long a sidecar has to run and be ready to be available.
 func (s *SetUpdate) availableAfter() time.Duration {
 	minReady := time.Duration(s.MinReadySeconds) * time.Second
@@ -320,6 +310,28 @@ func (s *SetUpdate) availableAfter() time.Duration {
 		return max(minReady, provesItself)
 	}
 	return minReady
+}
+
+// untilAvailable tells whether the set's sidecars in a pod that is current run and are ready, and how long it takes until they have been so for
+// long enough.
+func (s *SetUpdate) untilAvailable(pod *Pod, now time.Time) (remaining time.Duration, ready bool) {
+	if pod.isRestarting(now) {
+		return pod.untilCertain(now), false
+	}
+	for i := range s.Sidecars {
+		since := pod.Containers[s.Sidecars[i].Name].AvailableSince
+		if since.IsZero() {
+			return 0, false
+		}
+		remaining = max(remaining, since.Add(s.availableAfter()).Sub(now))
+	}
+	return remaining, true
+}
+
+// isProvenBy is true when a pod shows that the revision's sidecars do not crash as soon as they run.
+func (s *SetUpdate) isProvenBy(pod *Pod, now time.Time) bool {
+	remaining, ready := s.untilAvailable(pod, now)
+	return s.isCurrent(pod) && ready && remaining <= 0
 }
 
 // untilReleased tells whether a pod that was updated in place holds its place, because the sidecars of that update are not available yet, and
@@ -330,27 +342,24 @@ func (u *PodUpdate) untilReleased(pod *Pod) (remaining time.Duration, holds bool
 		if pod.Update == nil || pod.Update.Revisions[set.Key] != set.Revision || !set.isCurrent(pod) {
 			continue
 		}
-		wait, available := (&PodUpdate{Sets: u.Sets[i : i+1], Now: u.Now}).untilSidecarsAvailable(pod)
-		holds = holds || !available || wait > 0
+		wait, ready := set.untilAvailable(pod, u.Now)
+		holds = holds || !ready || wait > 0
 		remaining = max(remaining, wait)
 	}
 	return remaining, holds
 }
 
-// untilSidecarsAvailable tells whether the sidecars of a pod that is current run and are ready, and how long it takes until they have been so
-// for long enough.
-func (u *PodUpdate) untilSidecarsAvailable(pod *Pod) (remaining time.Duration, available bool) {
+// untilSidecarsAvailable is untilAvailable for the sidecars of all sets. A pod that restarts for a set that is not among them is not ready either.
+func (u *PodUpdate) untilSidecarsAvailable(pod *Pod) (remaining time.Duration, ready bool) {
 	if pod.isRestarting(u.Now) {
 		return pod.untilCertain(u.Now), false
 	}
 	for i := range u.Sets {
-		for j := range u.Sets[i].Sidecars {
-			since := pod.Containers[u.Sets[i].Sidecars[j].Name].AvailableSince
-			if since.IsZero() {
-				return 0, false
-			}
-			remaining = max(remaining, since.Add(u.Sets[i].availableAfter()).Sub(u.Now))
+		wait, ready := u.Sets[i].untilAvailable(pod, u.Now)
+		if !ready {
+			return wait, false
 		}
+		remaining = max(remaining, wait)
 	}
 	return remaining, true
 }

@@ -78,7 +78,6 @@ func (s Summary) Equal(other Summary) bool {
 func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, recheck time.Duration) {
 	summary = Summary{Target: set.Revision}
 	set.Unproven = false // which makes updates wait, and is no part of what available means
-	update := PodUpdate{Sets: []SetUpdate{set}, Now: now}
 	revisions := map[string]bool{}
 	for i := range pods {
 		revision, injected := pods[i].Revisions[set.Key]
@@ -94,7 +93,7 @@ func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, reche
 		if pods[i].isRestarting(now) {
 			summary.Restarting++
 		}
-		if remaining, available := update.untilSidecarsAvailable(&pods[i]); available && remaining <= 0 {
+		if remaining, ready := set.untilAvailable(&pods[i], now); ready && remaining <= 0 {
 			summary.Available++
 		} else {
 			recheck = soonest(recheck, remaining)
