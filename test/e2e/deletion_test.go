@@ -20,13 +20,13 @@ var _ = Describe("Acceptance 10: deletion", func() {
 		Eventually(ctx, shop.template).WithArguments("web").Should(HaveExactElements("web=nginx:1", "log-agent=busybox:1"))
 		shop.waitForRollout(ctx, "web")
 		shop.waitUntilReady(ctx, "log-agent")
-		before, replicaSets := shop.spec(ctx, "web"), shop.replicaSetNames(ctx)
+		before, replicaSets := shop.spec(ctx, "web"), shop.replicaSetsOf(ctx, "web")
 
 		shop.kubectl(ctx, "delete", "scs", "log-agent", "--timeout=60s")
 		Expect(shop.deployment(ctx, "web").Annotations).NotTo(HaveKey("sidecarset.io/target-revisions"))
 		Expect(shop.traces(ctx, "web")).NotTo(ContainElement(ContainSubstring("managed fields")))
 		Consistently(ctx, func() string { return shop.spec(ctx, "web") }).WithPolling(settled / 3).Should(Equal(before))
-		Expect(shop.replicaSetNames(ctx)).To(ConsistOf(replicaSets))
+		Expect(shop.replicaSetsOf(ctx, "web")).To(ConsistOf(replicaSets))
 		shop.waitForRollout(ctx, "web")
 	})
 
@@ -81,13 +81,3 @@ var _ = Describe("Acceptance 10: deletion", func() {
 		Expect(k8s.Get(ctx, client.ObjectKey{Name: shop.name}, &corev1.Namespace{})).To(Satisfy(apierrors.IsNotFound))
 	})
 })
-
-func (n *namespace) replicaSetNames(ctx SpecContext) (names []string) {
-	GinkgoHelper()
-	var list appsv1.ReplicaSetList
-	Expect(k8s.List(ctx, &list, client.InNamespace(n.name))).To(Succeed())
-	for i := range list.Items {
-		names = append(names, list.Items[i].Name)
-	}
-	return names
-}

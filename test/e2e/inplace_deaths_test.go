@@ -149,6 +149,7 @@ func (s *mortalStory) specs() {
 		pods        *recorder[*corev1.Pod]
 		deployments *recorder[*appsv1.Deployment]
 		end         string
+		endCounts   string
 	)
 
 	BeforeAll(func(ctx SpecContext) {
@@ -172,6 +173,7 @@ func (s *mortalStory) specs() {
 		var err error
 		end, err = shop.portrait(ctx)
 		Expect(err).NotTo(HaveOccurred())
+		endCounts = shop.counts(ctx)
 		GinkgoWriter.Println(end)
 	})
 
@@ -180,6 +182,9 @@ func (s *mortalStory) specs() {
 			shop = v.namespace
 			Eventually(v.isBack).WithTimeout(2*timeout).Should(BeTrue(), "it died, and was started again")
 			Eventually(ctx, v.portrait).Should(Equal(end))
+			if v.death.away < promotion.Deadline {
+				Expect(v.counts(ctx)).To(Equal(endCounts), "nothing was done and undone")
+			}
 			v.waitForRollout(ctx, "web")
 			Expect(longestPause(deployments.of(v.name, "web"))).To(BeNumerically("<=", v.away+startsWithin+promotion.Deadline))
 			if len(s.restarted) > 0 {
@@ -445,8 +450,21 @@ func (n *namespace) portrait(ctx context.Context) (string, error) {
 	return strings.Join(lines, "\n"), nil
 }
 
-// revisionAnnotation counts the rollouts of a Deployment: a promotion that waited for too long, and was begun anew, counts as one more.
+// revisionAnnotation counts the rollouts of a Deployment.
 const revisionAnnotation = "deployment.kubernetes.io/revision"
+
+// counts are how often the specs of Deployments changed, and how often they rolled out: a promotion that waited for too long, and was begun anew,
+// counts twice.
+func (n *namespace) counts(ctx context.Context) string {
+	GinkgoHelper()
+	var list appsv1.DeploymentList
+	Expect(k8s.List(ctx, &list, client.InNamespace(n.name))).To(Succeed())
+	var lines []string
+	for i := range list.Items {
+		lines = append(lines, fmt.Sprint(list.Items[i].Generation, " ", list.Items[i].Annotations[revisionAnnotation]))
+	}
+	return strings.Join(lines, "\n")
+}
 
 func portraitOf(list client.ObjectList) (lines []string) {
 	switch list := list.(type) {
