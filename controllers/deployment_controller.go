@@ -83,7 +83,7 @@ type outcome struct {
 	// problems and phases are those of single sets, by key.
 	problems map[string]rollout.Problem
 	phases   map[string]rollout.Phase
-	// keepsPulls is true when the pods are being updated, which decides on pre-pull pods; else there are to be none.
+	// keepsPulls is true when the pods are being updated, which decides on pre-pull pods, or may not be looked at yet; else there are to be none.
 	keepsPulls bool
 	// recheck is after how long to come again without any event; zero when events suffice.
 	recheck time.Duration

@@ -139,7 +139,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		for i := range update.Sets {
 			result.phases[update.Sets[i].Key] = rollout.UpdatingPods
 		}
-		result.recheck = soonest(result.recheck, wait)
+		result.recheck, result.keepsPulls = soonest(result.recheck, wait), true // what other pods wait for is not over
 		return result, nil
 	}
 	step := rollout.NextPods(update)

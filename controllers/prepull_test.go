@@ -130,6 +130,19 @@ var _ = Describe("Pre-pull", func() {
 		Expect(w.pulls(ctx)).To(BeEmpty())
 	})
 
+	It("goes on while the update of another pod is not seen yet", func(ctx context.Context) {
+		w.updateSet(ctx, "agent", prePulled(upgraded(modestAgent)))
+		w.carryOn(ctx, "web")
+		Expect(w.pulls(ctx)).To(HaveLen(3))
+		var pods corev1.PodList
+		Expect(k8s.List(ctx, &pods, client.InNamespace(w.namespace), client.MatchingLabels{"app": "web"})).To(Succeed())
+		w.deployments.unseen.remember(client.ObjectKeyFromObject(w.deployment(ctx, "web")), pods.Items[0].UID, rollout.InPlaceUpdate{}, w.deployments.now())
+
+		w.writes = nil
+		w.reconcileAll(ctx)
+		Expect(w.writes).To(BeEmpty())
+	})
+
 	It("of an image that can not be pulled takes the revision back", func(ctx context.Context) {
 		w.converge(ctx)
 		w.updateSet(ctx, "agent", missing)
