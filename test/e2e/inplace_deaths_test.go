@@ -333,6 +333,7 @@ var _ = Describe("In-place updates: an operator that undoes a promotion, because
 			changeVictims(ctx, all, mortalSet().atOnce().MinReadySeconds(3600)) // no promotion before the controller manager is away
 			for _, v := range all {
 				Eventually(ctx, v.pods).WithArguments("web").WithTimeout(2 * timeout).Should(HaveEach(mortalPod))
+				Eventually(ctx, v.isCounted).WithArguments("web").Should(BeTrue(), v.name)
 			}
 			stopControllerManager()
 			takeOperatorAway((*localcluster.Process).Stop)

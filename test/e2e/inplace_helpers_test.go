@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -192,6 +193,23 @@ func stopControllerManager() {
 	GinkgoHelper()
 	Expect(cluster.ControllerManager.Stop()).To(Succeed())
 	DeferCleanup(startControllerManager)
+}
+
+// isCounted is true when the Deployment controller knows all pods of a Deployment to be ready, and none became so just now. Before that, no
+// promotion begins.
+func (n *namespace) isCounted(ctx context.Context, name string) (bool, error) {
+	deployment := &appsv1.Deployment{}
+	if err := k8s.Get(ctx, n.key(name), deployment); err != nil {
+		return false, err
+	}
+	var pods corev1.PodList
+	err := k8s.List(ctx, &pods, client.InNamespace(n.name), client.MatchingLabels{"app": name})
+	unsettled := slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool {
+		return !slices.ContainsFunc(pod.Status.Conditions, func(condition corev1.PodCondition) bool {
+			return condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue && time.Since(condition.LastTransitionTime.Time) > settled
+		})
+	})
+	return !unsettled && int(deployment.Status.ReadyReplicas) == len(pods.Items), err
 }
 
 // startControllerManager starts the controller manager if it is away.

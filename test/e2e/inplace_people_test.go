@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/promotion"
 )
 
 // story is of one Deployment, and of somebody who does something to it at an awkward moment. It begins with two ReplicaSets: without
@@ -174,6 +175,7 @@ func beginPromotions(ctx SpecContext, all []story) {
 	shop.apply(ctx, set.MinReadySeconds(3600).Obj())
 	for _, story := range all {
 		Eventually(ctx, shop.tally).WithArguments(story.name).Should(HaveKeyWithValue(HaveSuffix("web=nginx:1 log-agent=busybox:2"), peopleReplicas), story.name)
+		Eventually(ctx, shop.isCounted).WithArguments(story.name).Should(BeTrue(), story.name)
 	}
 	stopControllerManager()
 	shop.apply(ctx, set.MinReadySeconds(0).Obj())
@@ -220,7 +222,7 @@ var _ = Describe("In-place updates: in the middle of an update of pods, somebody
 })
 
 var _ = Describe("In-place updates: while a promotion waits in vain for the controller manager, somebody", Ordered, func() {
-	const limit = 35 * time.Second
+	const limit = promotion.Deadline + 15*time.Second // of which the machine may be busy with anything else
 	pauseServerSide := func(ctx SpecContext, name string) {
 		shop.applyServerSide(ctx, web(name).Label("story", name).Replicas(peopleReplicas).Spec(paused).Obj())
 	}
