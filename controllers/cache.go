@@ -58,6 +58,12 @@ func hasLabel(key string, values ...string) labels.Selector {
 
 func stripDeployment(object any) (any, error) {
 	if deployment, ok := object.(*appsv1.Deployment); ok {
+		if sharesFields(deployment) {
+			if deployment.Annotations == nil {
+				deployment.Annotations = map[string]string{}
+			}
+			deployment.Annotations[fieldsAreShared] = "true"
+		}
 		deployment.ManagedFields = slices.DeleteFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
 			return entry.Manager != v1alpha1.FieldManager
 		})
@@ -85,6 +91,24 @@ func pausesByDeclaration(deployment *appsv1.Deployment) bool {
 		} `json:"spec"`
 	}
 	return json.Unmarshal([]byte(manifest), &declared) == nil && declared.Spec.Paused
+}
+
+// fieldsAreShared is an annotation that exists only in the cache, on Deployments of whose fields somebody else claims some that are ours.
+const fieldsAreShared = "fields-are-shared"
+
+// sharesFields is true when a field that we applied has another manager as well, and when the managed fields can not be read.
+func sharesFields(deployment *appsv1.Deployment) bool {
+	ours, err := injection.OwnershipOf(deployment.ManagedFields)
+	if err != nil || ours.Empty() {
+		return err != nil
+	}
+	return slices.ContainsFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
+		if injection.IsOurs(&entry) || entry.Subresource != "" {
+			return false
+		}
+		theirs, err := injection.ParseFields(&entry)
+		return err != nil || ours.Shares(theirs)
+	})
 }
 
 // stripReplicaSet leaves the identity of the template, in templateIdentity, and its marks, instead of the template. A transform has to bear being called on what it

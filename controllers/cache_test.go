@@ -26,7 +26,7 @@ func TestTransformsCanBeRepeated(t *testing.T) {
 		Annotations: map[string]string{
 			v1alpha1.RevisionsAnnotation: "{}", v1alpha1.InPlaceAnnotation: "{}", corev1.LastAppliedConfigAnnotation: `{"spec":{"paused":true}}`, "other": "x",
 		},
-		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}, {Manager: v1alpha1.FieldManager}},
+		ManagedFields: []metav1.ManagedFieldsEntry{fieldsOf("kubectl", `{"f:spec":{"f:paused":{}}}`), fieldsOf(v1alpha1.FieldManager, `{"f:spec":{"f:paused":{}}}`)},
 	}
 	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1", Command: []string{"x"}}}}}
 	for name, test := range map[string]struct {
@@ -126,6 +126,39 @@ func TestAStrippedReplicaSetKeepsWhatItsTemplateIs(t *testing.T) {
 	want := injection.TemplateIdentity(&corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1"}}}})
 	if _, err := stripReplicaSet(rs); err != nil || rs.Annotations[templateIdentity] != want {
 		t.Errorf("identity %q, want that of the Deployment's template, %q", rs.Annotations[templateIdentity], want)
+	}
+}
+
+// fieldsOf makes the entry of an apply.
+func fieldsOf(manager, fields string) metav1.ManagedFieldsEntry {
+	return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(fields)}
+}
+
+func TestSharedFieldsAreKnown(t *testing.T) {
+	const (
+		image = `{"f:spec":{"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"agent\"}":{".":{},"f:image":{},"f:name":{}}}}}}}`
+		args  = `{"f:spec":{"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"agent\"}":{"f:args":{}}}}}}}`
+	)
+	status := fieldsOf("kube-controller-manager", image)
+	status.Subresource = "status"
+	for name, test := range map[string]struct {
+		fields []metav1.ManagedFieldsEntry
+		want   string
+	}{
+		"nothing of ours":           {[]metav1.ManagedFieldsEntry{fieldsOf("gitops", image)}, ""},
+		"ours alone":                {[]metav1.ManagedFieldsEntry{fieldsOf(v1alpha1.FieldManager, image)}, ""},
+		"another field of the same": {[]metav1.ManagedFieldsEntry{fieldsOf(v1alpha1.FieldManager, image), fieldsOf("gitops", args)}, ""},
+		"shared":                    {[]metav1.ManagedFieldsEntry{fieldsOf("gitops", image), fieldsOf(v1alpha1.FieldManager, image)}, "true"},
+		"of another object":         {[]metav1.ManagedFieldsEntry{status, fieldsOf(v1alpha1.FieldManager, image)}, ""},
+		"unreadable":                {[]metav1.ManagedFieldsEntry{fieldsOf("gitops", "?"), fieldsOf(v1alpha1.FieldManager, image)}, "true"},
+	} {
+		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{ManagedFields: test.fields}}
+		if _, err := stripDeployment(deployment); err != nil {
+			t.Fatal(err)
+		}
+		if got := deployment.Annotations[fieldsAreShared]; got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
@@ -34,7 +36,9 @@ const (
 
 // preflight lets the API server judge a plan in a dry run, before anything of the workload is touched for a new revision: the Deployment, and
 // a pod of its template, because PodSecurity only warns about a Deployment, and a quota counts pods. Sets that it refuses are held as they
-// are: the plan that it returns is for the others. Each attempt is judged once, and one that was refused once more after some time.
+// are: the plan that it returns is for the others. Each attempt is judged once, and one that was refused once more after some time. A change of
+// running pods is judged for one workload of a namespace, and then holds for others whose fields nobody disputes: the API server judges
+// each of those pods again when it is patched.
 func (r *deploymentReconciler) preflight(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way) (*injection.Plan, verdict, error) {
 	if !observed.bringsRevision(plan) || observed.goesBack(plan) {
 		return plan, verdict{}, nil
@@ -48,6 +52,11 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	case passed:
 		return plan, verdict{}, nil
 	}
+	change := observed.commonChange(plan, way)
+	if r.preflights.hasPassed(change, r.now()) {
+		r.preflights.pass(name, attempt, way)
+		return plan, verdict{}, nil
+	}
 	err := r.judge(ctx, observed, plan, way)
 	if isFieldConflict(err) {
 		err = r.takeBackPast(ctx, observed, err)
@@ -55,6 +64,7 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	switch {
 	case err == nil:
 		r.preflights.pass(name, attempt, way)
+		r.preflights.passChange(change, r.now())
 		return plan, verdict{}, nil
 	case !isRefusal(err):
 		return plan, verdict{}, err
@@ -67,6 +77,18 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	r.preflights.refuse(name, attempt, refused, r.now())
 	accepted, err := r.holdRefused(observed, refused)
 	return accepted, verdict{problems: refused, retry: tryAgain}, err
+}
+
+// podChange is one of revisions in the running pods of a namespace; its zero value is none.
+type podChange struct{ namespace, from, to string }
+
+// commonChange is what a plan has in common with those for other workloads, when there is nothing special about this one: it goes into running
+// pods, and all fields that we applied are still ours alone.
+func (o *workloadObservation) commonChange(plan *injection.Plan, way way) podChange {
+	if way != inRunningPods || o.deployment.Annotations[fieldsAreShared] != "" || !o.workload.Owned.Lacks(plan.Keep).Empty() {
+		return podChange{}
+	}
+	return podChange{o.deployment.Namespace, o.workload.Template.Annotations[v1alpha1.RevisionsAnnotation], injection.EncodeRevisions(plan.Revisions)}
 }
 
 // judge asks the API server whether it would accept a plan. Whatever else it answers than a refusal is no judgement.
@@ -167,6 +189,8 @@ func isUnjudgeable(err error) bool {
 type preflights struct {
 	mutex      sync.Mutex
 	byWorkload map[types.NamespacedName]judgement
+	// passed is when changes passed for some workload, for as long as that counts.
+	passed map[podChange]time.Time
 }
 
 type judgement struct {
@@ -217,6 +241,27 @@ func (p *preflights) change(workload types.NamespacedName, attempt uint64, chang
 		p.byWorkload = map[types.NamespacedName]judgement{}
 	}
 	p.byWorkload[workload] = last
+}
+
+// hasPassed is true of a change that has passed for some workload not long ago: what a namespace allows may change.
+func (p *preflights) hasPassed(change podChange, now time.Time) bool {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	at, ok := p.passed[change]
+	return ok && now.Before(at.Add(tryAgain))
+}
+
+func (p *preflights) passChange(passed podChange, now time.Time) {
+	if passed == (podChange{}) {
+		return
+	}
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if p.passed == nil {
+		p.passed = map[podChange]time.Time{}
+	}
+	maps.DeleteFunc(p.passed, func(_ podChange, at time.Time) bool { return !now.Before(at.Add(tryAgain)) })
+	p.passed[passed] = now
 }
 
 func (p *preflights) forget(workload types.NamespacedName) {

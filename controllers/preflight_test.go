@@ -293,6 +293,39 @@ var _ = Describe("Preflight", func() {
 			Expect(w.tries).To(Equal([]string{"dry-run *v1.Deployment", "dry-run *v1.Pod"}))
 		})
 
+		It("asks for one workload, and for others when something is special about them or some time has passed", func(ctx context.Context) {
+			names := []string{"again", "api", "shared", "taken"}
+			for _, name := range names {
+				w.createDeployment(ctx, name, webPod)
+			}
+			begin(ctx, inPlace(rootAgent))
+			for _, name := range names {
+				w.rollOut(ctx, name, 1)
+			}
+			manifest := w.userManifest("shared", `{containers: [{name: web, image: "web:1"}, {name: agent, image: "agent:1"}]}`)
+			Expect(applyManifest(ctx, manifest)).To(Succeed(), "somebody else declares the very image")
+			w.editDeployment(ctx, "taken", "kubectl-set", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[1].Image = "theirs:1" })
+			w.updateSet(ctx, "agent", inPlace(upgraded(rootAgent)))
+			w.ahead = slipObserved
+			w.reconcileSets(ctx)
+			reconcile := func(name string) (tries []string) {
+				w.tries = nil
+				deployment := w.deployment(ctx, name)
+				reportRollout(ctx, deployment, *deployment.Spec.Replicas)
+				_, err := w.deployments.Reconcile(ctx, requestFor(deployment))
+				Expect(err).NotTo(HaveOccurred())
+				return w.tries
+			}
+			all := []string{"dry-run *v1.Deployment", "dry-run *v1.Pod"}
+			Expect(reconcile("web")).To(Equal(all))
+			Expect(reconcile("api")).To(BeEmpty())
+			Expect(w.podImages(ctx)).To(ConsistOf("agent:1", "agent:1", "agent:1", "agent:1", "agent:1", "agent:2", "agent:2"))
+			Expect(reconcile("shared")).To(HaveExactElements("dry-run *v1.Deployment"), "which is refused: the image has another owner as well")
+			Expect(reconcile("taken")).To(HaveExactElements("dry-run *v1.Deployment"), "which is refused: the image has another owner")
+			w.ahead += tryAgain
+			Expect(reconcile("again")).To(Equal(all))
+		})
+
 		It("lets a change that pods do not take go through the template, if a new pod would be accepted", func(ctx context.Context) {
 			begin(ctx, inPlace(`containers: [{name: agent, image: "agent:1", resources: {requests: {cpu: 10m}}}]`))
 			quota := w.fillQuota(ctx)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,6 +54,9 @@ type setPlan struct {
 
 // leavingInterval is how often is looked whether the pods of a workload are gone that is not the set's any more: no event of it comes here.
 const leavingInterval = 2 * time.Second
+
+// slipsAtATime is how many order slips of a set are written at the same time at most.
+const slipsAtATime = 10
 
 // Reconcile brings the slips of a set's workloads to its spec, and its status to what was seen of them.
 func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.SidecarSet) (reconcile.Result, error) {
@@ -136,17 +140,27 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 	if err := r.keepRevision(ctx, set, plan.revision); err != nil {
 		return err
 	}
-	var errs []error
-	for _, slip := range plan.slips {
-		if ctx.Err() != nil {
-			return errors.Join(append(errs, ctx.Err())...)
-		}
-		errs = append(errs, r.assign(ctx, observed, slip))
-	}
+	errs := []error{r.assignAll(ctx, observed, plan.slips)}
 	for _, revision := range plan.prune {
 		errs = append(errs, r.writer.deleteRevision(ctx, set.Namespace, revision.Name))
 	}
 	return errors.Join(errs...)
+}
+
+// assignAll writes order slips: a few in their order one by one, and of many up to slipsAtATime together, since workloads that wait for nothing
+// but their slip would wait longest on an API server that those before them keep busy.
+func (r *sidecarSetReconciler) assignAll(ctx context.Context, observed *setObservation, slips []rollout.Slip) error {
+	errs := make([]error, len(slips))
+	var group errgroup.Group
+	group.SetLimit(min(max(1, len(slips)/slipsAtATime), slipsAtATime))
+	for i := 0; i < len(slips) && ctx.Err() == nil; i++ {
+		group.Go(func() error {
+			errs[i] = r.assign(ctx, observed, slips[i])
+			return nil
+		})
+	}
+	_ = group.Wait() // what goes wrong is in errs.
+	return errors.Join(append(errs, ctx.Err())...)
 }
 
 // keepFinalizer holds a set until it is released: without the finalizer, a deleted set would leave its content behind.

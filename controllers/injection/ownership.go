@@ -60,6 +60,9 @@ func (o Ownership) Lacks(fields *fieldpath.Set) *fieldpath.Set {
 	return fields.Difference(o.fields)
 }
 
+// Shares is true when one of these fields is ours.
+func (o Ownership) Shares(fields *fieldpath.Set) bool { return !o.fields.Intersection(fields).Empty() }
+
 // Fingerprint tells two ownerships apart.
 func (o Ownership) Fingerprint() string { return o.fields.String() }
 

@@ -111,11 +111,21 @@ func writesByKind(columns []*column) [][]string {
 
 // processors is the table of who kept the machine busy.
 func processors(columns []*column) [][]string {
+	return byName(columns, "%.2f", func(s *sample) map[string]float64 { return s.processors })
+}
+
+// meanwhile is the table of who wrote how much.
+func meanwhile(columns []*column) [][]string {
+	return byName(columns, "%.1f", func(s *sample) map[string]float64 { return s.meanwhile })
+}
+
+// byName is a table of figures that samples have by name, with the highest first.
+func byName(columns []*column, format string, figures func(*sample) map[string]float64) [][]string {
 	all := map[string]float64{}
 	for _, c := range columns {
 		for _, s := range c.samples {
-			for program, share := range s.processors {
-				all[program] = max(all[program], share)
+			for name, figure := range figures(s) {
+				all[name] = max(all[name], figure)
 			}
 		}
 	}
@@ -132,7 +142,7 @@ func processors(columns []*column) [][]string {
 	lines := make([]line, 0, len(names))
 	for _, name := range names {
 		lines = append(lines, line{name, func(c *column) string {
-			return fmt.Sprintf("%.2f", median(c.values(func(s *sample) float64 { return s.processors[name] })))
+			return fmt.Sprintf(format, median(c.values(func(s *sample) float64 { return figures(s)[name] })))
 		}})
 	}
 	return table(columns, lines)

@@ -25,6 +25,8 @@ type sample struct {
 	perPod, perWorkload map[string]int
 	// podsDone is when the kubelet wrote the last status of a pod.
 	podsDone time.Duration
+	// meanwhile is how many requests to write were answered a second while the client wrote, by who sent them.
+	meanwhile map[string]float64
 	// processors is how many processors every program kept busy while the client wrote.
 	processors map[string]float64
 	// operatorTime is the operator's processor time over the whole phase, and operatorPeak its most memory, in MiB, since its start.
@@ -83,11 +85,35 @@ func (p *phase) sample(isMeasured func(*localcluster.Write) bool) *sample {
 	if s.pods.count == 0 {
 		first, last = s.workloads.first, s.workloads.last
 	}
+	s.meanwhile = p.writesBetween(p.start.Add(first), p.start.Add(last))
 	s.processors = p.shares(p.start.Add(first), p.start.Add(last))
 	if len(p.usage) > 0 {
 		s.operatorTime = p.usage[len(p.usage)-1].byProgram[p.operator] - p.usage[0].byProgram[p.operator]
 	}
 	return s
+}
+
+// writesBetween is how many requests to write, refused ones and dry runs among them, were answered a second between two moments, by who sent them.
+func (p *phase) writesBetween(from, to time.Time) map[string]float64 {
+	result := map[string]float64{}
+	for i := range p.writes {
+		if at := p.writes[i].CompletedAt; !at.Before(from) && !at.After(to) {
+			result[senderOf(&p.writes[i])] += 1 / to.Sub(from).Seconds()
+		}
+	}
+	return result
+}
+
+// senderOf names who writes, and what.
+func senderOf(write *localcluster.Write) string {
+	sender := write.User.Name[strings.LastIndexByte(write.User.Name, ':')+1:]
+	switch {
+	case isBareLoop(write):
+		sender = bareLoopAgent
+	case isOperator(write):
+		sender = "operator"
+	}
+	return sender + ": " + kindOf(write)
 }
 
 // addAccepted counts a write to a pod or a workload. A dry run writes nothing.

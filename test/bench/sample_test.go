@@ -45,6 +45,7 @@ func TestSampleCountsTheMeasuredClientOnly(t *testing.T) {
 	g.Expect(patchRate(s)).To(BeNumerically("~", 4))
 	g.Expect(s.podsDone).To(Equal(2500 * time.Millisecond))
 	g.Expect(untilTemplatesDone(s)).To(BeNumerically("~", 3.1))
+	g.Expect(s.meanwhile).To(Equal(map[string]float64{"operator: patch pods": 4}), "what was answered between 1 s and 1.5 s, twice in half a second")
 
 	g.Expect(p.sample(isBareLoop).pods.count).To(Equal(1))
 }
