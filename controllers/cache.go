@@ -30,7 +30,7 @@ func CacheOptions(namespaces []string) cache.Options {
 		ByObject: map[client.Object]cache.ByObject{
 			&appsv1.Deployment{}:         {Transform: stripDeployment},
 			&appsv1.ReplicaSet{}:         {Label: injected, Transform: stripReplicaSet},
-			&corev1.Pod{}:                {Label: hasLabel(v1alpha1.InjectedLabel, "true", v1alpha1.PrePullLabelValue), Transform: stripPod},
+			&corev1.Pod{}:                {Label: hasLabel(v1alpha1.InjectedLabel, "true", v1alpha1.PrePullLabelValue), Transform: newPodStripper().strip},
 			&appsv1.ControllerRevision{}: {Label: hasLabel(v1alpha1.SetLabel)},
 		},
 	}
@@ -131,22 +131,34 @@ func stripReplicaSet(object any) (any, error) {
 // templateIdentity is an annotation that exists only in the cache.
 const templateIdentity = "template-identity"
 
-func stripPod(object any) (any, error) {
+// podStripper leaves of pods what rollout.PodOf reads. There may be very many pods, most of which are alike: those share what they have in
+// common.
+type podStripper struct{ pool pool }
+
+func newPodStripper() *podStripper { return &podStripper{} }
+
+func (s *podStripper) strip(object any) (any, error) {
 	if pod, ok := object.(*corev1.Pod); ok {
 		if isPrePull(pod) {
 			stripPrePullPod(pod)
 			return pod, nil
 		}
 		pod.ObjectMeta = stripMeta(&pod.ObjectMeta)
+		pod.Namespace, pod.Labels, pod.OwnerReferences = share(&s.pool, pod.Namespace), share(&s.pool, pod.Labels), share(&s.pool, pod.OwnerReferences)
+		if mark, ok := pod.Annotations[v1alpha1.RevisionsAnnotation]; ok {
+			pod.Annotations[v1alpha1.RevisionsAnnotation] = share(&s.pool, mark)
+		}
 		pod.Spec = corev1.PodSpec{
-			NodeName: pod.Spec.NodeName, InitContainers: stripContainers(pod.Spec.InitContainers), Containers: stripContainers(pod.Spec.Containers),
+			NodeName:       share(&s.pool, pod.Spec.NodeName),
+			InitContainers: share(&s.pool, stripContainers(pod.Spec.InitContainers)),
+			Containers:     share(&s.pool, stripContainers(pod.Spec.Containers)),
 		}
 		pod.Status = corev1.PodStatus{
-			Phase:                 pod.Status.Phase,
+			Phase:                 share(&s.pool, pod.Status.Phase),
 			ObservedGeneration:    pod.Status.ObservedGeneration,
-			Conditions:            stripConditions(pod.Status.Conditions),
-			InitContainerStatuses: stripStatuses(pod.Status.InitContainerStatuses),
-			ContainerStatuses:     stripStatuses(pod.Status.ContainerStatuses),
+			Conditions:            s.stripConditions(pod.Status.Conditions),
+			InitContainerStatuses: s.stripStatuses(pod.Status.InitContainerStatuses),
+			ContainerStatuses:     s.stripStatuses(pod.Status.ContainerStatuses),
 		}
 	}
 	return object, nil
@@ -178,11 +190,13 @@ func stripContainers(containers []corev1.Container) []corev1.Container {
 	return stripped
 }
 
-func stripConditions(conditions []corev1.PodCondition) []corev1.PodCondition {
+func (s *podStripper) stripConditions(conditions []corev1.PodCondition) []corev1.PodCondition {
 	var stripped []corev1.PodCondition
 	for i := range conditions {
 		if condition := &conditions[i]; condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady {
-			stripped = append(stripped, corev1.PodCondition{Type: condition.Type, Status: condition.Status, LastTransitionTime: condition.LastTransitionTime})
+			stripped = append(stripped, corev1.PodCondition{
+				Type: share(&s.pool, condition.Type), Status: share(&s.pool, condition.Status), LastTransitionTime: condition.LastTransitionTime,
+			})
 		}
 	}
 	return stripped
@@ -205,7 +219,7 @@ func stripMeta(meta *metav1.ObjectMeta) metav1.ObjectMeta {
 	return stripped
 }
 
-func stripStatuses(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
+func (s *podStripper) stripStatuses(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	stripped := make([]corev1.ContainerStatus, 0, len(statuses))
 	for i := range statuses {
 		status := &statuses[i]
@@ -214,7 +228,7 @@ func stripStatuses(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 			state.Terminated = &corev1.ContainerStateTerminated{ExitCode: ended.ExitCode, FinishedAt: ended.FinishedAt}
 		}
 		stripped = append(stripped, corev1.ContainerStatus{
-			Name: status.Name, ContainerID: status.ContainerID, Ready: status.Ready, RestartCount: status.RestartCount, State: state,
+			Name: share(&s.pool, status.Name), ContainerID: status.ContainerID, Ready: status.Ready, RestartCount: status.RestartCount, State: state,
 		})
 	}
 	return stripped

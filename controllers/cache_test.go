@@ -39,14 +39,14 @@ func TestTransformsCanBeRepeated(t *testing.T) {
 			Phase:             corev1.PodRunning,
 			Conditions:        []corev1.PodCondition{{Type: corev1.PodReady}, {Type: corev1.PodScheduled}},
 			ContainerStatuses: []corev1.ContainerStatus{{Name: "web", ContainerID: "1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Unix(1, 0))}}}},
-		}}, stripPod},
+		}}, newPodStripper().strip},
 		"pre-pull Pod": {&corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
 				Labels: map[string]string{v1alpha1.InjectedLabel: v1alpha1.PrePullLabelValue}, Annotations: map[string]string{v1alpha1.ContainersAnnotation: "web"},
 			},
 			Spec:   corev1.PodSpec{NodeName: "node", Containers: template.Spec.Containers},
 			Status: corev1.PodStatus{Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{Name: "web", ImageID: "1"}}},
-		}, stripPod},
+		}, newPodStripper().strip},
 	} {
 		t.Run(name, func(t *testing.T) {
 			once, err := test.transform(test.object.DeepCopyObject())
@@ -82,7 +82,7 @@ func TestAStrippedPrePullPodKeepsWhatItTells(t *testing.T) {
 		}},
 	}
 	want := rollout.PullOf(pod.DeepCopy())
-	if _, err := stripPod(pod); err != nil {
+	if _, err := newPodStripper().strip(pod); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, rollout.PullOf(pod), cmp.AllowUnexported(rollout.Pull{})); diff != "" {
@@ -110,7 +110,7 @@ func TestAStrippedPodKeepsWhatItTells(t *testing.T) {
 		},
 	}
 	want := rollout.PodOf(pod.DeepCopy())
-	if _, err := stripPod(pod); err != nil {
+	if _, err := newPodStripper().strip(pod); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, rollout.PodOf(pod)); diff != "" {

@@ -44,9 +44,8 @@ func (o *workloadObservation) isRollingOut() bool {
 
 // hasPodsOfOtherTemplates is true when there are pods, or are to be, of another template than today's.
 func (o *workloadObservation) hasPodsOfOtherTemplates() bool {
-	template := injection.TemplateIdentity(&o.deployment.Spec.Template)
 	return slices.ContainsFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool {
-		return (*rs.Spec.Replicas > 0 || rs.Status.Replicas > 0) && rs.Annotations[templateIdentity] != template
+		return (*rs.Spec.Replicas > 0 || rs.Status.Replicas > 0) && rs.Annotations[templateIdentity] != o.template
 	})
 }
 
@@ -235,7 +234,7 @@ func (o *workloadObservation) snapshot() promotion.Snapshot {
 			SpecReplicas:    *o.deployment.Spec.Replicas,
 			UpdatedReplicas: o.deployment.Status.UpdatedReplicas,
 			ReadyReplicas:   o.deployment.Status.ReadyReplicas,
-			Template:        injection.TemplateIdentity(&o.deployment.Spec.Template),
+			Template:        o.template,
 			Application:     injection.ApplicationIdentity(&o.deployment.Spec.Template),
 		},
 		Intent: o.intent,

@@ -187,10 +187,12 @@ func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
 type workloadObservation struct {
 	deployment *appsv1.Deployment
 	workload   injection.Workload
-	slip       map[string]string
-	assigned   []assignedSet
-	pods       []rollout.Pod
-	pulls      []rollout.Pull
+	// template is the identity of the pod template.
+	template string
+	slip     map[string]string
+	assigned []assignedSet
+	pods     []rollout.Pod
+	pulls    []rollout.Pull
 	// replicaSets are those with something of ours, oldest first.
 	replicaSets []appsv1.ReplicaSet
 	// intent is that of the promotion under way; nil when none is. before are the contents of the revisions that it started from.
@@ -255,6 +257,7 @@ func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*
 func (o *observer) complete(ctx context.Context, observed *workloadObservation, name types.NamespacedName) error {
 	template := &observed.deployment.Spec.Template
 	observed.workload = injection.Workload{Name: "Deployment " + name.String(), Template: template}
+	observed.template = injection.TemplateIdentity(template)
 	var err error
 	if observed.workload.Owned, err = injection.OwnershipOf(observed.deployment.ManagedFields); err != nil {
 		return err
@@ -386,7 +389,7 @@ func (o *observer) addPods(ctx context.Context, observed *workloadObservation) e
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
-	template := injection.TemplateIdentity(&observed.deployment.Spec.Template)
+	read := rollout.PodReader{}
 	for i := range replicaSets.Items {
 		var pods corev1.PodList
 		if err := o.cache.List(ctx, &pods, namespace, client.MatchingFields{ownerIndex: string(replicaSets.Items[i].UID)}, client.UnsafeDisableDeepCopy); err != nil {
@@ -396,8 +399,8 @@ func (o *observer) addPods(ctx context.Context, observed *workloadObservation) e
 			if !isActive(&pods.Items[j]) {
 				continue
 			}
-			pod := rollout.PodOf(&pods.Items[j])
-			pod.Replaced = replicaSets.Items[i].Annotations[templateIdentity] != template
+			pod := read.PodOf(&pods.Items[j])
+			pod.Replaced = replicaSets.Items[i].Annotations[templateIdentity] != observed.template
 			observed.pods = append(observed.pods, pod)
 		}
 	}

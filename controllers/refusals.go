@@ -59,6 +59,6 @@ func (r *refusals) forget(workload types.NamespacedName) {
 func fingerprint(observed *workloadObservation, plan *injection.Plan) uint64 {
 	hasher := fnv.New64a()
 	// A hash takes every write, and maps are printed in the order of their keys.
-	_, _ = fmt.Fprint(hasher, injection.TemplateIdentity(observed.workload.Template), observed.workload.Owned.Fingerprint(), plan.Template)
+	_, _ = fmt.Fprint(hasher, observed.template, observed.workload.Owned.Fingerprint(), plan.Template)
 	return hasher.Sum64()
 }

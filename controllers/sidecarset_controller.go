@@ -147,20 +147,27 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 	return errors.Join(errs...)
 }
 
-// assignAll writes order slips: a few in their order one by one, and of many up to slipsAtATime together, since workloads that wait for nothing
-// but their slip would wait longest on an API server that those before them keep busy.
+// assignAll writes order slips: a few one by one, in the order of the wave, and of many slipsAtATime together, since workloads that wait for
+// nothing but their slip would wait longest on an API server that those before them keep busy.
 func (r *sidecarSetReconciler) assignAll(ctx context.Context, observed *setObservation, slips []rollout.Slip) error {
 	errs := make([]error, len(slips))
-	var group errgroup.Group
-	group.SetLimit(min(max(1, len(slips)/slipsAtATime), slipsAtATime))
-	for i := 0; i < len(slips) && ctx.Err() == nil; i++ {
-		group.Go(func() error {
-			errs[i] = r.assign(ctx, observed, slips[i])
-			return nil
-		})
+	assign := func(i int) error {
+		errs[i] = r.assign(ctx, observed, slips[i])
+		return ctx.Err()
 	}
-	_ = group.Wait() // what goes wrong is in errs.
-	return errors.Join(append(errs, ctx.Err())...)
+	var err error
+	if len(slips) < 2*slipsAtATime {
+		for i := 0; i < len(slips) && err == nil; i++ {
+			err = assign(i)
+		}
+		return errors.Join(append(errs, err)...)
+	}
+	var group errgroup.Group
+	group.SetLimit(slipsAtATime)
+	for i := 0; i < len(slips) && ctx.Err() == nil; i++ {
+		group.Go(func() error { return assign(i) })
+	}
+	return errors.Join(append(errs, group.Wait())...)
 }
 
 // keepFinalizer holds a set until it is released: without the finalizer, a deleted set would leave its content behind.

@@ -56,12 +56,14 @@ func (s *SetUpdate) Failure(pods []Pod, deployment Deployment, now time.Time) (p
 }
 
 func (s *SetUpdate) podFailure(pod *Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
-	for _, sidecar := range slices.Concat(s.Inits, s.Sidecars) {
-		failure, wait := pod.containerFailure(sidecar.Name, now)
-		if failure != nil {
-			return failure, wait
+	for _, sidecars := range [][]corev1.Container{s.Inits, s.Sidecars} {
+		for i := range sidecars {
+			failure, wait := pod.containerFailure(sidecars[i].Name, now)
+			if failure != nil {
+				return failure, wait
+			}
+			recheck = soonest(recheck, wait)
 		}
-		recheck = soonest(recheck, wait)
 	}
 	late, wait := s.lateness(pod, deployment, now)
 	return late, soonest(recheck, wait)
@@ -158,9 +160,12 @@ func (p *Pod) failingApplication(sets []SetUpdate) string {
 // available for a while; nil when it does not. sets are all that it carries. While its Deployment rolls out, new pods are given the time that it
 // gives them. recheck is in how long time alone may make it so.
 func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
-	sorted := slices.SortedFunc(slices.Values(pods), func(a, b Pod) int { return strings.Compare(a.Name, b.Name) })
-	for i := range sorted {
-		pod := &sorted[i]
+	sorted := make([]*Pod, 0, len(pods))
+	for i := range pods {
+		sorted = append(sorted, &pods[i])
+	}
+	slices.SortFunc(sorted, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) })
+	for _, pod := range sorted {
 		if container := pod.failingApplication(sets); container != "" {
 			return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf(
 				"the application's container %q of pod %s can not be started: the workload goes on when it can", container, pod.Name)}, 0

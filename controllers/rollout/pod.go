@@ -105,11 +105,19 @@ const startsFromOlderSpec = 5 * time.Second
 // startsAgain is how long a container that was stopped in order to restart is given to do so. Longer takes the pull of a large image.
 const startsAgain = time.Minute
 
+// PodReader reads pods that have most of their marks in common. Nobody may change the maps of what it returns.
+type PodReader struct {
+	revisions map[string]map[string]string // by the annotation that says so
+}
+
 // PodOf reads a pod.
-func PodOf(pod *corev1.Pod) Pod {
+func PodOf(pod *corev1.Pod) Pod { return (&PodReader{}).PodOf(pod) }
+
+// PodOf reads a pod.
+func (r *PodReader) PodOf(pod *corev1.Pod) Pod {
 	result := Pod{
 		Name: pod.Name, UID: pod.UID, Version: pod.ResourceVersion, CreatedAt: pod.CreationTimestamp.Time, Node: pod.Spec.NodeName,
-		Revisions:     injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation]),
+		Revisions:     r.revisionsOf(pod.Annotations[v1alpha1.RevisionsAnnotation]),
 		RevisionsMark: pod.Annotations[v1alpha1.RevisionsAnnotation],
 		Containers:    map[string]Container{},
 		ReadySince:    conditionTime(pod, corev1.PodReady),
@@ -151,6 +159,18 @@ func PodOf(pod *corev1.Pod) Pod {
 		}
 	}
 	return result
+}
+
+func (r *PodReader) revisionsOf(mark string) map[string]string {
+	revisions, ok := r.revisions[mark]
+	if !ok {
+		if r.revisions == nil {
+			r.revisions = map[string]map[string]string{}
+		}
+		revisions = injection.Revisions(mark)
+		r.revisions[mark] = revisions
+	}
+	return revisions
 }
 
 func conditionTime(pod *corev1.Pod, conditionType corev1.PodConditionType) time.Time {

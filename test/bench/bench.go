@@ -37,7 +37,7 @@ const (
 
 const (
 	// patience is for one step of a scenario.
-	patience = 5 * time.Minute
+	patience = 15 * time.Minute
 	// quiet is for how long nobody writes before a step counts as over: longer than the operator and the simulated kubelet wait for anything.
 	quiet        = 2500 * time.Millisecond
 	pollInterval = 250 * time.Millisecond

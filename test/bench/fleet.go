@@ -82,6 +82,8 @@ func makeSet(image string) *v1alpha1.SidecarSet {
 			UpdateStrategy: v1alpha1.UpdateStrategy{
 				MaxUnavailable:         new(intstr.FromString("100%")),
 				MaxConcurrentWorkloads: new(intstr.FromString("100%")),
+				// The simulated kubelet takes minutes to tell of 10,000 pods, which is no fault of the revision.
+				ProgressDeadlineSeconds: new(int32(3600)),
 			},
 		},
 	}
