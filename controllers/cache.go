@@ -144,17 +144,17 @@ func (s *podStripper) strip(object any) (any, error) {
 			return pod, nil
 		}
 		pod.ObjectMeta = stripMeta(&pod.ObjectMeta)
-		pod.Namespace, pod.Labels, pod.OwnerReferences = share(&s.pool, pod.Namespace), share(&s.pool, pod.Labels), share(&s.pool, pod.OwnerReferences)
+		pod.Namespace, pod.Labels, pod.OwnerReferences = shareText(&s.pool, pod.Namespace), share(&s.pool, pod.Labels), share(&s.pool, pod.OwnerReferences)
 		if mark, ok := pod.Annotations[v1alpha1.RevisionsAnnotation]; ok {
-			pod.Annotations[v1alpha1.RevisionsAnnotation] = share(&s.pool, mark)
+			pod.Annotations[v1alpha1.RevisionsAnnotation] = shareText(&s.pool, mark)
 		}
 		pod.Spec = corev1.PodSpec{
-			NodeName:       share(&s.pool, pod.Spec.NodeName),
+			NodeName:       shareText(&s.pool, pod.Spec.NodeName),
 			InitContainers: share(&s.pool, stripContainers(pod.Spec.InitContainers)),
 			Containers:     share(&s.pool, stripContainers(pod.Spec.Containers)),
 		}
 		pod.Status = corev1.PodStatus{
-			Phase:                 share(&s.pool, pod.Status.Phase),
+			Phase:                 shareText(&s.pool, pod.Status.Phase),
 			ObservedGeneration:    pod.Status.ObservedGeneration,
 			Conditions:            s.stripConditions(pod.Status.Conditions),
 			InitContainerStatuses: s.stripStatuses(pod.Status.InitContainerStatuses),
@@ -195,7 +195,7 @@ func (s *podStripper) stripConditions(conditions []corev1.PodCondition) []corev1
 	for i := range conditions {
 		if condition := &conditions[i]; condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady {
 			stripped = append(stripped, corev1.PodCondition{
-				Type: share(&s.pool, condition.Type), Status: share(&s.pool, condition.Status), LastTransitionTime: condition.LastTransitionTime,
+				Type: shareText(&s.pool, condition.Type), Status: shareText(&s.pool, condition.Status), LastTransitionTime: condition.LastTransitionTime,
 			})
 		}
 	}
@@ -228,7 +228,7 @@ func (s *podStripper) stripStatuses(statuses []corev1.ContainerStatus) []corev1.
 			state.Terminated = &corev1.ContainerStateTerminated{ExitCode: ended.ExitCode, FinishedAt: ended.FinishedAt}
 		}
 		stripped = append(stripped, corev1.ContainerStatus{
-			Name: share(&s.pool, status.Name), ContainerID: status.ContainerID, Ready: status.Ready, RestartCount: status.RestartCount, State: state,
+			Name: shareText(&s.pool, status.Name), ContainerID: status.ContainerID, Ready: status.Ready, RestartCount: status.RestartCount, State: state,
 		})
 	}
 	return stripped

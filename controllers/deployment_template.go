@@ -145,7 +145,8 @@ func (r *deploymentReconciler) dryRun(ctx context.Context, observed *workloadObs
 	if err != nil || !plan.Changed {
 		return err
 	}
-	return r.judge(ctx, observed, plan, way)
+	_, err = r.judge(ctx, observed, plan, way)
+	return err
 }
 
 func problemOf(refusal error) injection.Problem {

@@ -29,17 +29,24 @@ func TestEqualPodsShareWhatTheyHaveInCommon(t *testing.T) {
 }
 
 func TestPoolTellsTypesApartAndHasALimit(t *testing.T) {
-	type name string
+	type list []string
 	p := &pool{}
-	if share(p, "a") != "a" || share(p, name("a")) != "a" {
-		t.Error("another value came back")
+	if got := share(p, []string{"a"}); got[0] != "a" {
+		t.Errorf("got %v", got)
+	}
+	if got := share(p, list{"a"}); got[0] != "a" {
+		t.Errorf("got %v", got)
 	}
 	for i := range 2 * poolLimit {
-		if value := fmt.Sprint(i); share(p, value) != value {
-			t.Fatalf("another value than %s came back", value)
+		text := fmt.Sprint(i)
+		if got := shareText(p, text); got != text {
+			t.Fatalf("got %s instead of %s", got, text)
+		}
+		if got := share(p, []int{i}); got[0] != i {
+			t.Fatalf("got %v instead of %d", got, i)
 		}
 	}
-	if len(p.values) > poolLimit {
-		t.Errorf("it remembers %d values", len(p.values))
+	if len(p.texts) > poolLimit || len(p.values) > poolLimit {
+		t.Errorf("it remembers %d texts and %d values", len(p.texts), len(p.values))
 	}
 }

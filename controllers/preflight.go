@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -36,15 +38,15 @@ const (
 
 // preflight lets the API server judge a plan in a dry run, before anything of the workload is touched for a new revision: the Deployment, and
 // a pod of its template, because PodSecurity only warns about a Deployment, and a quota counts pods. Sets that it refuses are held as they
-// are: the plan that it returns is for the others. Each attempt is judged once, and one that was refused once more after some time. A change of
-// running pods is judged for one workload of a namespace, and then holds for others whose fields nobody disputes: the API server judges
-// each of those pods again when it is patched.
+// are: the plan that it returns is for the others. Each attempt is judged once, and one that was refused once more after some time. New images in
+// running pods are judged for one workload of a namespace, and that holds for those about which nothing is special (commonChange): the API
+// server judges each of their pods when it is patched, and what it refuses then is judged as a change that makes new pods.
 func (r *deploymentReconciler) preflight(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way) (*injection.Plan, verdict, error) {
 	if !observed.bringsRevision(plan) || observed.goesBack(plan) {
 		return plan, verdict{}, nil
 	}
 	name, attempt := client.ObjectKeyFromObject(observed.deployment), fingerprint(observed, plan)
-	known, passed := r.preflights.recall(name, attempt, way, r.now())
+	known, passed, refused := r.preflights.recall(name, attempt, way, r.now())
 	switch {
 	case len(known.problems) > 0:
 		accepted, err := r.holdRefused(observed, known.problems)
@@ -53,61 +55,88 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 		return plan, verdict{}, nil
 	}
 	change := observed.commonChange(plan, way)
-	if r.preflights.hasPassed(change, r.now()) {
+	if !refused && r.preflights.hasPassed(change, r.now()) {
 		r.preflights.pass(name, attempt, way)
 		return plan, verdict{}, nil
 	}
-	err := r.judge(ctx, observed, plan, way)
+	judged, err := r.judge(ctx, observed, plan, way)
 	if isFieldConflict(err) {
 		err = r.takeBackPast(ctx, observed, err)
 	}
 	switch {
 	case err == nil:
 		r.preflights.pass(name, attempt, way)
-		r.preflights.passChange(change, r.now())
+		if judged {
+			r.preflights.passChange(change, r.now())
+		}
 		return plan, verdict{}, nil
 	case !isRefusal(err):
 		return plan, verdict{}, err
 	}
-	refused, err := r.refusedSets(ctx, observed, err, way)
+	problems, err := r.refusedSets(ctx, observed, err, way)
 	if err != nil {
 		return plan, verdict{}, err
 	}
-	log.FromContext(ctx).V(1).Info("Refused in a dry run", "problems", refused)
-	r.preflights.refuse(name, attempt, refused, r.now())
-	accepted, err := r.holdRefused(observed, refused)
-	return accepted, verdict{problems: refused, retry: tryAgain}, err
+	log.FromContext(ctx).V(1).Info("Refused in a dry run", "problems", problems)
+	r.preflights.refuse(name, attempt, problems, r.now())
+	accepted, err := r.holdRefused(observed, problems)
+	return accepted, verdict{problems: problems, retry: tryAgain}, err
 }
 
 // podChange is one of revisions in the running pods of a namespace; its zero value is none.
 type podChange struct{ namespace, from, to string }
 
-// commonChange is what a plan has in common with those for other workloads, when there is nothing special about this one: it goes into running
-// pods, and all fields that we applied are still ours alone.
+// commonChange is what a plan has in common with those for other workloads, when there is nothing special about this one: it brings images, and
+// nothing else, to running pods, and all fields that we applied are still ours alone. Patches for resources are not asked about everything
+// that a new pod is, and without pods nothing is asked before the template is written.
 func (o *workloadObservation) commonChange(plan *injection.Plan, way way) podChange {
-	if way != inRunningPods || o.deployment.Annotations[fieldsAreShared] != "" || !o.workload.Owned.Lacks(plan.Keep).Empty() {
+	disputed := o.deployment.Annotations[fieldsAreShared] != "" || !o.workload.Owned.Lacks(plan.Keep).Empty()
+	if way != inRunningPods || disputed || *o.deployment.Spec.Replicas == 0 || len(o.pods) == 0 || o.isRollingOut() || o.bringsResources(plan) {
 		return podChange{}
 	}
 	return podChange{o.deployment.Namespace, o.workload.Template.Annotations[v1alpha1.RevisionsAnnotation], injection.EncodeRevisions(plan.Revisions)}
 }
 
-// judge asks the API server whether it would accept a plan. Whatever else it answers than a refusal is no judgement.
-func (r *deploymentReconciler) judge(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way) error {
+// bringsResources is true of a plan that may change the resources of a sidecar.
+func (o *workloadObservation) bringsResources(plan *injection.Plan) bool {
+	return slices.ContainsFunc(o.assigned, func(set assignedSet) bool {
+		if plan.Revisions[set.Key] != set.Revision {
+			return false
+		}
+		before, known := o.workload.Rendered[set.Key]
+		return !known || !equality.Semantic.DeepEqual(resourcesOf(before), resourcesOf(set.Content))
+	})
+}
+
+// resourcesOf are the resources of sidecars by name.
+func resourcesOf(content *injection.Content) map[string]corev1.ResourceRequirements {
+	result := map[string]corev1.ResourceRequirements{}
+	for _, sidecar := range content.Sidecars() {
+		result[sidecar.Name] = sidecar.Resources
+	}
+	return result
+}
+
+// judge asks the API server whether it would accept a plan. Whatever else it answers than a refusal is no judgement; judged is false when something
+// stood in the way of one.
+func (r *deploymentReconciler) judge(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way) (judged bool, err error) {
 	template, err := r.writer.dryRunTemplate(ctx, observed.deployment, plan)
 	if isUnjudgeable(err) {
-		return nil
+		return false, nil
 	}
 	if err != nil || !observed.bringsRevision(plan) {
-		return err
+		return true, err
 	}
 	err = r.writer.dryRunPod(ctx, podOf(observed.deployment, template))
-	if isUnjudgeable(err) || (isQuotaExceeded(err) && !observed.needsRoom(way)) {
-		return nil
+	switch {
+	case isUnjudgeable(err):
+		return false, nil
+	case isQuotaExceeded(err) && !observed.needsRoom(way):
+		return true, nil
+	case isRefusal(err):
+		return true, podRefusal{err}
 	}
-	if isRefusal(err) {
-		return podRefusal{err}
-	}
-	return err
+	return true, err
 }
 
 // bringsRevision is true of a plan with a revision that the template does not have. To take content out, or to put it right, is no risk that
@@ -184,7 +213,7 @@ func isUnjudgeable(err error) bool {
 	return apierrors.IsBadRequest(err) && strings.Contains(serverWords(err), "does not support dry run")
 }
 
-// preflights remembers how the API server judged the last attempt at each workload, so that an update that takes many reconciles is not tried in each
+// preflights remembers how the API server judged the last attempt at each workload, or at one like it, so that an update that takes many reconciles is not tried in each
 // of them. Losing it costs one more dry run. Its zero value is ready for use.
 type preflights struct {
 	mutex      sync.Mutex
@@ -207,18 +236,19 @@ type verdict struct {
 	retry    time.Duration
 }
 
-// recall returns what is known of an attempt. Sets that were refused on one way are not tried on the other.
-func (p *preflights) recall(workload types.NamespacedName, attempt uint64, way way, now time.Time) (known verdict, passed bool) {
+// recall returns what is known of an attempt. Sets that were refused on one way are not tried on the other. refused is true of one that was
+// refused before, and is due.
+func (p *preflights) recall(workload types.NamespacedName, attempt uint64, way way, now time.Time) (known verdict, passed, refused bool) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	last := p.byWorkload[workload]
 	switch {
 	case last.attempt != attempt:
-		return verdict{}, false
+		return verdict{}, false, false
 	case now.Before(last.until):
-		return verdict{problems: last.refused, retry: last.until.Sub(now)}, false
+		return verdict{problems: last.refused, retry: last.until.Sub(now)}, false, true
 	}
-	return verdict{}, last.passed[way]
+	return verdict{}, last.passed[way], len(last.refused) > 0
 }
 
 func (p *preflights) pass(workload types.NamespacedName, attempt uint64, way way) {

@@ -293,22 +293,28 @@ var _ = Describe("Preflight", func() {
 			Expect(w.tries).To(Equal([]string{"dry-run *v1.Deployment", "dry-run *v1.Pod"}))
 		})
 
-		It("asks for one workload, and for others when something is special about them or some time has passed", func(ctx context.Context) {
-			names := []string{"again", "api", "shared", "taken"}
-			for _, name := range names {
-				w.createDeployment(ctx, name, webPod)
+		Describe("of several workloads", func() {
+			all := []string{"dry-run *v1.Deployment", "dry-run *v1.Pod"}
+			// beginWith gives workloads the set, the one that begin makes besides.
+			beginWith := func(ctx context.Context, set string, names ...string) {
+				GinkgoHelper()
+				for _, name := range names {
+					w.createDeployment(ctx, name, webPod)
+				}
+				begin(ctx, set)
+				for _, name := range names {
+					w.rollOut(ctx, name, 1)
+				}
 			}
-			begin(ctx, inPlace(rootAgent))
-			for _, name := range names {
-				w.rollOut(ctx, name, 1)
+			assign := func(ctx context.Context, set string) {
+				GinkgoHelper()
+				w.updateSet(ctx, "agent", set)
+				w.ahead = slipObserved
+				w.reconcileSets(ctx)
 			}
-			manifest := w.userManifest("shared", `{containers: [{name: web, image: "web:1"}, {name: agent, image: "agent:1"}]}`)
-			Expect(applyManifest(ctx, manifest)).To(Succeed(), "somebody else declares the very image")
-			w.editDeployment(ctx, "taken", "kubectl-set", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[1].Image = "theirs:1" })
-			w.updateSet(ctx, "agent", inPlace(upgraded(rootAgent)))
-			w.ahead = slipObserved
-			w.reconcileSets(ctx)
-			reconcile := func(name string) (tries []string) {
+			// reconcile returns what is tried for a workload.
+			reconcile := func(ctx context.Context, name string) []string {
+				GinkgoHelper()
 				w.tries = nil
 				deployment := w.deployment(ctx, name)
 				reportRollout(ctx, deployment, *deployment.Spec.Replicas)
@@ -316,14 +322,69 @@ var _ = Describe("Preflight", func() {
 				Expect(err).NotTo(HaveOccurred())
 				return w.tries
 			}
-			all := []string{"dry-run *v1.Deployment", "dry-run *v1.Pod"}
-			Expect(reconcile("web")).To(Equal(all))
-			Expect(reconcile("api")).To(BeEmpty())
-			Expect(w.podImages(ctx)).To(ConsistOf("agent:1", "agent:1", "agent:1", "agent:1", "agent:1", "agent:2", "agent:2"))
-			Expect(reconcile("shared")).To(HaveExactElements("dry-run *v1.Deployment"), "which is refused: the image has another owner as well")
-			Expect(reconcile("taken")).To(HaveExactElements("dry-run *v1.Deployment"), "which is refused: the image has another owner")
-			w.ahead += tryAgain
-			Expect(reconcile("again")).To(Equal(all))
+
+			It("asks for one, and for each about which something is special", func(ctx context.Context) {
+				beginWith(ctx, inPlace(rootAgent), "again", "api", "empty", "shared", "taken")
+				manifest := w.userManifest("shared", `{containers: [{name: web, image: "web:1"}, {name: agent, image: "agent:1"}]}`)
+				Expect(applyManifest(ctx, manifest)).To(Succeed(), "somebody else declares the very image")
+				w.editDeployment(ctx, "taken", "kubectl-set", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[1].Image = "theirs:1" })
+				w.rollOut(ctx, "taken", 1)
+				w.editDeployment(ctx, "empty", "owner", func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(0)) })
+				assign(ctx, inPlace(upgraded(rootAgent)))
+				Expect(reconcile(ctx, "web")).To(Equal(all))
+				Expect(reconcile(ctx, "api")).To(BeEmpty())
+				Expect(w.podImages(ctx)).To(ContainElements("agent:2", "agent:2"), "both were updated")
+				Expect(reconcile(ctx, "empty")).To(Equal(all), "it has no pods that would be asked for")
+				Expect(reconcile(ctx, "shared")).To(HaveExactElements("dry-run *v1.Deployment"), "which is refused: the image has another owner as well")
+				Expect(reconcile(ctx, "taken")).To(HaveExactElements("dry-run *v1.Deployment"), "which is refused: the image has another owner")
+				w.ahead += tryAgain
+				Expect(reconcile(ctx, "again")).To(Equal(all), "what a namespace allows may have changed")
+			})
+
+			It("asks for each when resources change as well", func(ctx context.Context) {
+				const agent = `containers: [{name: agent, image: "agent:1", resources: {requests: {cpu: 10m}}}]`
+				beginWith(ctx, inPlace(agent), "api")
+				assign(ctx, inPlace(strings.ReplaceAll(upgraded(agent), "10m", "20m")))
+				w.before = func(write string) error {
+					if write == "patch resize *v1.Pod" {
+						return apierrors.NewConflict(corev1.Resource("pods"), "", errors.New("of a node that could resize it, there is none here"))
+					}
+					return nil
+				}
+				Expect(reconcile(ctx, "web")).To(Equal(all))
+				Expect(reconcile(ctx, "api")).To(Equal(all))
+			})
+
+			It("asks again for one that was refused, whatever was accepted elsewhere", func(ctx context.Context) {
+				beginWith(ctx, inPlace(rootAgent), "api")
+				assign(ctx, inPlace(upgraded(rootAgent)))
+				w.before = func(write string) error {
+					if write == "dry-run *v1.Deployment" {
+						return apierrors.NewForbidden(appsv1.Resource("deployments"), "api", errors.New("of a label that it has"))
+					}
+					return nil
+				}
+				Expect(reconcile(ctx, "api")).NotTo(BeEmpty())
+				w.before = func(string) error { return nil }
+				w.ahead += tryAgain / 2
+				Expect(reconcile(ctx, "web")).To(Equal(all))
+				w.ahead += tryAgain / 2
+				Expect(reconcile(ctx, "api")).To(Equal(all))
+			})
+
+			It("takes nothing for accepted that was not judged", func(ctx context.Context) {
+				beginWith(ctx, inPlace(rootAgent), "api")
+				assign(ctx, inPlace(upgraded(rootAgent)))
+				w.before = func(write string) error {
+					if write == "dry-run *v1.Pod" {
+						return apierrors.NewBadRequest(`admission webhook "a.example.com" does not support dry run`)
+					}
+					return nil
+				}
+				Expect(reconcile(ctx, "web")).To(Equal(all))
+				w.before = func(string) error { return nil }
+				Expect(reconcile(ctx, "api")).To(Equal(all))
+			})
 		})
 
 		It("lets a change that pods do not take go through the template, if a new pod would be accepted", func(ctx context.Context) {

@@ -151,23 +151,21 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 // nothing but their slip would wait longest on an API server that those before them keep busy.
 func (r *sidecarSetReconciler) assignAll(ctx context.Context, observed *setObservation, slips []rollout.Slip) error {
 	errs := make([]error, len(slips))
-	assign := func(i int) error {
-		errs[i] = r.assign(ctx, observed, slips[i])
-		return ctx.Err()
-	}
-	var err error
-	if len(slips) < 2*slipsAtATime {
-		for i := 0; i < len(slips) && err == nil; i++ {
-			err = assign(i)
-		}
-		return errors.Join(append(errs, err)...)
-	}
 	var group errgroup.Group
 	group.SetLimit(slipsAtATime)
 	for i := 0; i < len(slips) && ctx.Err() == nil; i++ {
-		group.Go(func() error { return assign(i) })
+		assign := func() error {
+			errs[i] = r.assign(ctx, observed, slips[i])
+			return nil
+		}
+		if len(slips) < 2*slipsAtATime {
+			_ = assign()
+		} else {
+			group.Go(assign)
+		}
 	}
-	return errors.Join(append(errs, group.Wait())...)
+	_ = group.Wait() // what goes wrong is in errs.
+	return errors.Join(append(errs, ctx.Err())...)
 }
 
 // keepFinalizer holds a set until it is released: without the finalizer, a deleted set would leave its content behind.

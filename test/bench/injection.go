@@ -122,7 +122,7 @@ func (f *firstInjection) report() []section {
 	return []section{
 		{"**First injection** through each Deployment's own rolling update. Times are from the creation of the set; those of the bare loop from its start.", main},
 		{"API writes, by verb and resource:", writesByKind(all)},
-		{"Requests to write that the API server answered a second while Deployments were written, by who sent them:", meanwhile(all)},
+		{"Requests to write in the fleet's namespace that the API server answered a second while Deployments were written, by who sent them:", meanwhile(all)},
 		{"How many processors each program kept busy while Deployments were written:", processors(all)},
 	}
 }

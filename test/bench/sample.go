@@ -93,9 +93,13 @@ func (p *phase) sample(isMeasured func(*localcluster.Write) bool) *sample {
 	return s
 }
 
-// writesBetween is how many requests to write, refused ones and dry runs among them, were answered a second between two moments, by who sent them.
+// writesBetween is how many requests to write to the fleet's namespace, refused ones and dry runs among them, were answered a second between two
+// moments, by who sent them.
 func (p *phase) writesBetween(from, to time.Time) map[string]float64 {
 	result := map[string]float64{}
+	if !to.After(from) {
+		return result
+	}
 	for i := range p.writes {
 		if at := p.writes[i].CompletedAt; !at.Before(from) && !at.After(to) {
 			result[senderOf(&p.writes[i])] += 1 / to.Sub(from).Seconds()

@@ -204,7 +204,7 @@ func (w *waves) report() []section {
 	return []section{
 		{wavesText, main},
 		{"API writes, by verb and resource:", writesByKind(all)},
-		{"Requests to write that the API server answered a second while pods were patched, by who sent them:", meanwhile(all)},
+		{"Requests to write in the fleet's namespace that the API server answered a second while pods were patched, by who sent them:", meanwhile(all)},
 		{"How many processors each program kept busy while pods were patched:", processors(all)},
 	}
 }
