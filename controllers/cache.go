@@ -59,10 +59,7 @@ func hasLabel(key string, values ...string) labels.Selector {
 func stripDeployment(object any) (any, error) {
 	if deployment, ok := object.(*appsv1.Deployment); ok {
 		if sharesFields(deployment) {
-			if deployment.Annotations == nil {
-				deployment.Annotations = map[string]string{}
-			}
-			deployment.Annotations[fieldsAreShared] = "true"
+			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, fieldsAreShared, "true")
 		}
 		deployment.ManagedFields = slices.DeleteFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
 			return entry.Manager != v1alpha1.FieldManager
