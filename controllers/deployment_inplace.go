@@ -85,12 +85,19 @@ func (r *deploymentReconciler) waitForRollout(ctx context.Context, observed *wor
 		return r.applyStructurally(ctx, observed, plan)
 	}
 	result.recheck = soonest(result.recheck, wait)
+	waits := rollout.Problem{
+		Reason:  v1alpha1.ReasonWorkloadRollingOut,
+		Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
+	}
+	if observed.deployment.Spec.Paused {
+		waits = rollout.Problem{
+			Reason:  v1alpha1.ReasonWorkloadPaused,
+			Message: "its owner paused the Deployment in the middle of a change: its pods are updated when it is resumed and that is done",
+		}
+	}
 	observed.eachNew(plan, func(key string) {
 		result.phases[key] = rollout.UpdatingPods
-		result.problems[key] = rollout.Problem{
-			Reason:  v1alpha1.ReasonWorkloadRollingOut,
-			Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
-		}
+		result.problems[key] = waits
 	})
 	return result, nil
 }

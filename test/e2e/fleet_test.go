@@ -322,20 +322,32 @@ var _ = Describe("The fleet", func() {
 		Eventually(ctx, shop.populated).Should(Equal(populated), "the pods are those of the ReplicaSets from before")
 	})
 
-	It("is delayed by a workload that its team paused or that crashes only there", func(ctx SpecContext) {
-		objects, names := fleet(3, 2)
+	It("is delayed by a workload that crashes, that its team rolls out or has paused, only there", func(ctx SpecContext) {
+		objects, names := fleet(5, 2)
 		shop.apply(ctx, objects...)
 		set := logAgent().AtATime("100%")
 		shop.inject(ctx, set, names...)
 		shop.apply(ctx, web("web-00").Label("tier", "canary").Image("web", "crashing:1").Obj())
-		Eventually(ctx, shop.pods).WithArguments("web-00").Should(ContainElement("not ready"))
+		shop.apply(ctx, web("web-01").Label("tier", "canary").Image("web", "unready:1").Obj())
+		shop.kubectl(ctx, "rollout", "pause", "deployment/web-02")
+		shop.kubectl(ctx, "set", "image", "deployment/web-02", "web=nginx:2")
+		for _, name := range names[:2] {
+			Eventually(ctx, shop.pods).WithArguments(name).Should(ContainElement("not ready"))
+		}
 		shop.apply(ctx, set.AtATime("1").Image("log-agent", "busybox:2").Obj())
-		for _, name := range names[1:] {
+		for _, name := range names[3:] {
 			shop.comesTo(ctx, name, 2, "web=nginx:1", "log-agent=busybox:2")
 		}
-		Expect(shop.problems(ctx, "log-agent")).To(ConsistOf(HavePrefix("web-00: ")))
-		shop.apply(ctx, web("web-00").Label("tier", "canary").Obj())
-		shop.comesTo(ctx, "web-00", 2, "web=nginx:1", "log-agent=busybox:2")
+		Eventually(ctx, shop.problems).WithArguments("log-agent").Should(ConsistOf(
+			MatchRegexp("^web-00: (WorkloadStuck|WorkloadRollingOut): "), HavePrefix("web-01: WorkloadRollingOut: "), HavePrefix("web-02: WorkloadPaused: ")))
+		Expect(shop.pods(ctx, "web-02")).To(HaveEach("web=nginx:1 log-agent=busybox:1"))
+
+		for _, name := range names[:2] {
+			shop.apply(ctx, web(name).Label("tier", "canary").Obj())
+			shop.comesTo(ctx, name, 2, "web=nginx:1", "log-agent=busybox:2")
+		}
+		shop.kubectl(ctx, "rollout", "resume", "deployment/web-02")
+		shop.comesTo(ctx, "web-02", 2, "web=nginx:2", "log-agent=busybox:2")
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
 	})
 
