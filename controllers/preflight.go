@@ -213,8 +213,8 @@ func isUnjudgeable(err error) bool {
 	return apierrors.IsBadRequest(err) && strings.Contains(serverWords(err), "does not support dry run")
 }
 
-// preflights remembers how the API server judged the last attempt at each workload, or at one like it, so that an update that takes many reconciles is not tried in each
-// of them. Losing it costs one more dry run. Its zero value is ready for use.
+// preflights remembers how the API server judged the last attempt at each workload, or one like it, so that an update that takes many reconciles
+// is not tried in each of them. Losing it costs one more dry run. Its zero value is ready for use.
 type preflights struct {
 	mutex      sync.Mutex
 	byWorkload map[types.NamespacedName]judgement

@@ -68,6 +68,16 @@ func (w *world) tryPod(ctx context.Context) error {
 	return k8s.Create(ctx, pod, client.DryRunAll)
 }
 
+// answer lets the API server answer requests so that begin like this.
+func (w *world) answer(request string, err error) {
+	w.before = func(write string) error {
+		if strings.HasPrefix(write, request) {
+			return err
+		}
+		return nil
+	}
+}
+
 // carryOn converges after the Deployment controller has seen that a set assigned something.
 func (w *world) carryOn(ctx context.Context, name string) {
 	GinkgoHelper()
@@ -231,17 +241,12 @@ var _ = Describe("Preflight", func() {
 		w.createSet(ctx, "agent", inPlace(rootAgent))
 		w.ahead = slipObserved
 		w.reconcileSets(ctx)
-		w.before = func(write string) error {
-			if write == "dry-run *v1.Pod" {
-				return apierrors.NewInternalError(errors.New("a webhook took too long"))
-			}
-			return nil
-		}
+		w.answer("dry-run *v1.Pod", apierrors.NewInternalError(errors.New("a webhook took too long")))
 		_, err := w.deployments.Reconcile(ctx, requestFor(w.deployment(ctx, "web")))
 		Expect(err).To(MatchError(ContainSubstring("took too long")))
 		Expect(w.images(ctx, "web")).To(Equal([]string{"web:1"}))
 
-		w.before = func(string) error { return nil }
+		w.answer("", nil)
 		w.converge(ctx)
 		Expect(w.images(ctx, "web")).To(Equal([]string{"web:1", "agent:1"}))
 		Expect(w.set(ctx, "agent").Status.Problems).To(BeEmpty())
@@ -250,12 +255,7 @@ var _ = Describe("Preflight", func() {
 	It("does without when a webhook does not bear dry runs", func(ctx context.Context) {
 		w.createDeployment(ctx, "web", webPod)
 		w.createSet(ctx, "agent", inPlace(rootAgent))
-		w.before = func(write string) error {
-			if strings.HasPrefix(write, dryRun) {
-				return apierrors.NewBadRequest(`admission webhook "a.example.com" does not support dry run`)
-			}
-			return nil
-		}
+		w.answer(dryRun, apierrors.NewBadRequest(`admission webhook "a.example.com" does not support dry run`))
 		w.converge(ctx)
 		Expect(w.images(ctx, "web")).To(Equal([]string{"web:1", "agent:1"}))
 	})
@@ -345,12 +345,7 @@ var _ = Describe("Preflight", func() {
 				const agent = `containers: [{name: agent, image: "agent:1", resources: {requests: {cpu: 10m}}}]`
 				beginWith(ctx, inPlace(agent), "api")
 				assign(ctx, inPlace(strings.ReplaceAll(upgraded(agent), "10m", "20m")))
-				w.before = func(write string) error {
-					if write == "patch resize *v1.Pod" {
-						return apierrors.NewConflict(corev1.Resource("pods"), "", errors.New("of a node that could resize it, there is none here"))
-					}
-					return nil
-				}
+				w.answer("patch resize *v1.Pod", apierrors.NewConflict(corev1.Resource("pods"), "", errors.New("of a node that could resize it, there is none here")))
 				Expect(reconcile(ctx, "web")).To(Equal(all))
 				Expect(reconcile(ctx, "api")).To(Equal(all))
 			})
@@ -358,14 +353,9 @@ var _ = Describe("Preflight", func() {
 			It("asks again for one that was refused, whatever was accepted elsewhere", func(ctx context.Context) {
 				beginWith(ctx, inPlace(rootAgent), "api")
 				assign(ctx, inPlace(upgraded(rootAgent)))
-				w.before = func(write string) error {
-					if write == "dry-run *v1.Deployment" {
-						return apierrors.NewForbidden(appsv1.Resource("deployments"), "api", errors.New("of a label that it has"))
-					}
-					return nil
-				}
+				w.answer("dry-run *v1.Deployment", apierrors.NewForbidden(appsv1.Resource("deployments"), "api", errors.New("of a label that it has")))
 				Expect(reconcile(ctx, "api")).NotTo(BeEmpty())
-				w.before = func(string) error { return nil }
+				w.answer("", nil)
 				w.ahead += tryAgain / 2
 				Expect(reconcile(ctx, "web")).To(Equal(all))
 				w.ahead += tryAgain / 2
@@ -375,14 +365,9 @@ var _ = Describe("Preflight", func() {
 			It("takes nothing for accepted that was not judged", func(ctx context.Context) {
 				beginWith(ctx, inPlace(rootAgent), "api")
 				assign(ctx, inPlace(upgraded(rootAgent)))
-				w.before = func(write string) error {
-					if write == "dry-run *v1.Pod" {
-						return apierrors.NewBadRequest(`admission webhook "a.example.com" does not support dry run`)
-					}
-					return nil
-				}
+				w.answer("dry-run *v1.Pod", apierrors.NewBadRequest(`admission webhook "a.example.com" does not support dry run`))
 				Expect(reconcile(ctx, "web")).To(Equal(all))
-				w.before = func(string) error { return nil }
+				w.answer("", nil)
 				Expect(reconcile(ctx, "api")).To(Equal(all))
 			})
 		})
@@ -390,12 +375,7 @@ var _ = Describe("Preflight", func() {
 		It("lets a change that pods do not take go through the template, if a new pod would be accepted", func(ctx context.Context) {
 			begin(ctx, inPlace(`containers: [{name: agent, image: "agent:1", resources: {requests: {cpu: 10m}}}]`))
 			quota := w.fillQuota(ctx)
-			w.before = func(write string) error {
-				if write == "patch resize *v1.Pod" {
-					return apierrors.NewForbidden(corev1.Resource("pods"), "web", errors.New("another quality of service class"))
-				}
-				return nil
-			}
+			w.answer("patch resize *v1.Pod", apierrors.NewForbidden(corev1.Resource("pods"), "web", errors.New("another quality of service class")))
 			w.updateSet(ctx, "agent", inPlace(`containers: [{name: agent, image: "agent:2", resources: {requests: {cpu: 20m}}}]`))
 			w.carryOn(ctx, "web")
 			Expect(w.set(ctx, "agent").Status.Problems).To(problem(refusedByQuota))

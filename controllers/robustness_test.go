@@ -93,6 +93,38 @@ var _ = Describe("Steady state", func() {
 	})
 })
 
+var _ = Describe("Many order slips", func() {
+	It("are written although one of them is not, which is tried again", func(ctx context.Context) {
+		const workloads = 2 * slipsAtATime
+		w := newWorld(ctx)
+		for i := range workloads {
+			w.createDeployment(ctx, fmt.Sprintf("web-%02d", i), webPod)
+		}
+		w.createSet(ctx, "agent", `{selector: {}, updateStrategy: {maxConcurrentWorkloads: "100%"}, containers: [{name: agent, image: "a:1"}]}`)
+		failed := false
+		w.before = func(write string) error {
+			if write == "patch *v1.Deployment" && !failed {
+				failed = true
+				return apierrors.NewInternalError(errors.New("etcd has no leader"))
+			}
+			return nil
+		}
+		reconcile := func() (assigned int, err error) {
+			_, err = w.sets.Reconcile(ctx, w.set(ctx, "agent"))
+			var list appsv1.DeploymentList
+			Expect(k8s.List(ctx, &list, client.InNamespace(w.namespace))).To(Succeed())
+			for i := range list.Items {
+				assigned += len(slipOf(&list.Items[i]))
+			}
+			return assigned, err
+		}
+		assigned, err := reconcile()
+		Expect(err).To(MatchError(ContainSubstring("etcd has no leader")))
+		Expect(assigned).To(Equal(workloads - 1))
+		Expect(reconcile()).To(Equal(workloads))
+	})
+})
+
 var _ = Describe("A rollback by people", func() {
 	var w *world
 	BeforeEach(func(ctx context.Context) {

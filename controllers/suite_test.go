@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,7 +172,10 @@ const dryRun = "dry-run"
 
 // intercept counts what is written, and lets specs break it.
 func (w *world) intercept() interceptor.Funcs {
+	var mutex sync.Mutex // order slips may be written several at a time
 	write := func(verb string, object client.Object) error {
+		mutex.Lock()
+		defer mutex.Unlock()
 		text := fmt.Sprintf("%s %T", verb, object)
 		if verb == dryRun {
 			w.tries = append(w.tries, text)
