@@ -138,7 +138,7 @@ func parse(arguments []string, help io.Writer) (*options, error) {
 	flags.BoolVar(&parsed.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	flags.StringVar(&namespaces, "namespaces", "", "comma-separated namespaces to work in; default all")
 	flags.StringVar(&parsed.operatorNamespace, "operator-namespace", defaultNamespace(), "namespace that the operator runs in; it is never a target")
-	flags.IntVar(&parsed.concurrentWorkloads, "concurrent-workloads", 10, "how many workloads are reconciled at the same time")
+	flags.IntVar(&parsed.concurrentWorkloads, "concurrent-workloads", 10, "how many workloads are reconciled, and how many pods are updated, at the same time")
 	flags.Float64Var(&parsed.qps, "kube-api-qps", 50, "requests per second to the API server, on average")
 	flags.IntVar(&parsed.burst, "kube-api-burst", 100, "requests to the API server at once")
 	parsed.zap.BindFlags(flags)

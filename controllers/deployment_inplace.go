@@ -5,10 +5,12 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -154,16 +156,10 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	} else {
 		result.tell(update, step, plan)
 	}
-	for i := range step.Updates {
-		patch := &step.Updates[i]
-		err := r.updatePod(ctx, observed, patch, update.Now)
-		if isRefusal(err) {
-			return r.fallBack(ctx, observed, plan, result, err)
-		}
-		if err != nil {
-			return result, err
-		}
-		log.FromContext(ctx).Info("Updated pod", "Pod", klog.KRef(observed.deployment.Namespace, patch.Pod.Name), "revisions", patch.Revisions())
+	if err := r.updateEach(ctx, observed, step.Updates, update.Now); isRefusal(err) {
+		return r.fallBack(ctx, observed, plan, result, err)
+	} else if err != nil {
+		return result, err
 	}
 	if err := r.prePull(ctx, observed, update, step.PrePull, result); err != nil {
 		return result, err
@@ -174,13 +170,46 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	return result, nil
 }
 
-// updatePod updates a pod, and remembers it until the cache shows it, unless it was refused.
+// fewPods is up to how many pods are updated one by one.
+const fewPods = 5
+
+// updateEach updates pods: a few one by one, until one is refused, and many together, so that what the Deployment controller and others make of it
+// they make once instead of for each pod. It returns a refusal rather than another error.
+func (r *deploymentReconciler) updateEach(ctx context.Context, observed *workloadObservation, patches []rollout.PodPatch, now time.Time) error {
+	if len(patches) <= fewPods {
+		for i := range patches {
+			if err := r.updatePod(ctx, observed, &patches[i], now); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	errs := make([]error, len(patches))
+	var group sync.WaitGroup
+	for i := range patches {
+		group.Go(func() { errs[i] = r.updatePod(ctx, observed, &patches[i], now) })
+	}
+	group.Wait()
+	if refused := slices.IndexFunc(errs, isRefusal); refused >= 0 {
+		return errs[refused]
+	}
+	return errors.Join(errs...)
+}
+
+// updatePod updates a pod when it is its turn, and remembers it until the cache shows it, unless it was refused.
 func (r *deploymentReconciler) updatePod(ctx context.Context, observed *workloadObservation, patch *rollout.PodPatch, now time.Time) error {
+	if err := r.podWrites.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("waiting to update pod %q: %w", patch.Pod.Name, err)
+	}
+	defer r.podWrites.Release(1)
 	name := client.ObjectKeyFromObject(observed.deployment)
 	r.unseen.remember(name, patch.Pod.UID, patch.Record(now), now)
 	err := client.IgnoreNotFound(r.writer.updatePod(ctx, name.Namespace, patch, now))
 	if isStale(err) || isRefusal(err) {
 		r.unseen.forget(name, patch.Pod.UID)
+	}
+	if err == nil {
+		log.FromContext(ctx).Info("Updated pod", "Pod", klog.KRef(name.Namespace, patch.Pod.Name), "revisions", patch.Revisions())
 	}
 	return err
 }

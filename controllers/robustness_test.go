@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -18,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
@@ -122,6 +125,87 @@ var _ = Describe("Many order slips", func() {
 		Expect(err).To(MatchError(ContainSubstring("etcd has no leader")))
 		Expect(assigned).To(Equal(workloads - 1))
 		Expect(reconcile()).To(Equal(workloads))
+	})
+})
+
+var _ = Describe("Many pods of a workload", func() {
+	const replicas = 3 * fewPods
+	var w *world
+	// answer gives so many patches of pods these answers; those after them succeed.
+	answer := func(answers ...error) {
+		w.before = func(write string) error {
+			if write != "patch *v1.Pod" || len(answers) == 0 {
+				return nil
+			}
+			var err error
+			err, answers = answers[0], answers[1:]
+			return err
+		}
+	}
+	BeforeEach(func(ctx context.Context) {
+		w = newWorld(ctx)
+		atOnce := func(image string) string {
+			return fmt.Sprintf(`{selector: {}, updateStrategy: {maxUnavailable: "100%%"}, containers: [{name: agent, image: %q}]}`, image)
+		}
+		w.createDeployment(ctx, "web", webPod)
+		w.editDeployment(ctx, "web", "kubectl", func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(replicas)) })
+		w.createSet(ctx, "agent", atOnce("agent:1"))
+		w.converge(ctx)
+		w.rollOut(ctx, "web", replicas)
+		w.converge(ctx)
+		w.updateSet(ctx, "agent", atOnce("agent:2"))
+		w.reconcileSets(ctx)
+		reportRollout(ctx, w.deployment(ctx, "web"), replicas)
+		w.writes = nil
+	})
+	reconcile := func(ctx context.Context) error {
+		_, err := w.deployments.Reconcile(ctx, requestFor(w.deployment(ctx, "web")))
+		return err
+	}
+	updated := func(ctx context.Context) (count int) {
+		for _, image := range w.podImages(ctx) {
+			if image == "agent:2" {
+				count++
+			}
+		}
+		return count
+	}
+
+	It("are updated together, no more at a time than the operator may, in all workloads together", func(ctx context.Context) {
+		var underWay, most atomic.Int32
+		base, err := client.NewWithWatch(restConfig, client.Options{Scheme: k8s.Scheme()})
+		Expect(err).NotTo(HaveOccurred())
+		w.deployments.writer = &writer{client: interceptor.NewClient(base, interceptor.Funcs{
+			Patch: func(ctx context.Context, c client.WithWatch, object client.Object, patch client.Patch, options ...client.PatchOption) error {
+				if now := underWay.Add(1); now > most.Load() {
+					most.Store(now)
+				}
+				defer underWay.Add(-1)
+				time.Sleep(20 * time.Millisecond)
+				return c.Patch(ctx, object, patch, options...)
+			},
+		})}
+		Expect(reconcile(ctx)).To(Succeed())
+		Expect(updated(ctx)).To(Equal(replicas))
+		Expect(most.Load()).To(BeEquivalentTo(podWritesAtATime))
+	})
+
+	It("are updated although one of them is not, which is tried again", func(ctx context.Context) {
+		answer(nil, apierrors.NewInternalError(errors.New("etcd has no leader")))
+		Expect(reconcile(ctx)).To(MatchError(ContainSubstring("etcd has no leader")))
+		Expect(updated(ctx)).To(Equal(replicas - 1))
+		w.ahead += seenWithin // it is not known whether the update whose answer was lost will be seen
+		Expect(reconcile(ctx)).To(Succeed())
+		Expect(updated(ctx)).To(Equal(replicas))
+	})
+
+	It("are replaced by the Deployment when one may not be updated, whatever became of the others", func(ctx context.Context) {
+		answers := slices.Repeat([]error{apierrors.NewInternalError(errors.New("etcd has no leader"))}, replicas)
+		answers[replicas-1] = apierrors.NewForbidden(corev1.Resource("pods"), "web", errors.New("not in place"))
+		answer(answers...)
+		Expect(reconcile(ctx)).To(Succeed())
+		Expect(w.writes).To(ContainElement("apply *v1.Deployment"))
+		Expect(w.deployment(ctx, "web").Spec.Template.Spec.Containers[1].Image).To(Equal("agent:2"))
 	})
 })
 

@@ -56,7 +56,7 @@ type setPlan struct {
 const leavingInterval = 2 * time.Second
 
 // slipsAtATime is how many order slips of a set are written at the same time at most.
-const slipsAtATime = 10
+const slipsAtATime = 25
 
 // Reconcile brings the slips of a set's workloads to its spec, and its status to what was seen of them.
 func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.SidecarSet) (reconcile.Result, error) {

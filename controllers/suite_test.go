@@ -16,6 +16,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"golang.org/x/sync/semaphore"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -69,6 +70,9 @@ var _ = BeforeSuite(func() {
 	Expect(err).NotTo(HaveOccurred())
 })
 
+// podWritesAtATime is how many pods the operator updates at the same time.
+const podWritesAtATime = 3
+
 // world is a namespace with an operator that works when it is told to.
 type world struct {
 	namespace   string
@@ -95,7 +99,7 @@ func newWorld(ctx context.Context) *world {
 	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder, now: func() time.Time { return time.Now().Add(w.ahead) }}
 	w.deployments = &deploymentReconciler{
 		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
-		sightings: newSightings(), recorder: w.recorder,
+		sightings: newSightings(), recorder: w.recorder, podWrites: semaphore.NewWeighted(podWritesAtATime),
 		now: func() time.Time { return time.Now().Add(w.ahead) },
 	}
 	return w
@@ -172,7 +176,7 @@ const dryRun = "dry-run"
 
 // intercept counts what is written, and lets specs break it.
 func (w *world) intercept() interceptor.Funcs {
-	var mutex sync.Mutex // order slips may be written several at a time
+	var mutex sync.Mutex // order slips, and pods, may be written several at a time
 	write := func(verb string, object client.Object) error {
 		mutex.Lock()
 		defer mutex.Unlock()

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -33,7 +34,7 @@ import (
 type Options struct {
 	// OperatorNamespace is never a target.
 	OperatorNamespace string
-	// ConcurrentWorkloads is how many Deployments are reconciled at the same time.
+	// ConcurrentWorkloads is how many Deployments are reconciled, and how many pods are updated, at the same time.
 	ConcurrentWorkloads int
 }
 
@@ -42,6 +43,8 @@ const (
 	statusInterval = time.Second
 	// membershipInterval gathers what changes which workloads a set has.
 	membershipInterval = 100 * time.Millisecond
+	// podInterval gathers what happens to the pods of a workload: each reconcile of it reads them all.
+	podInterval = 100 * time.Millisecond
 )
 
 // concurrentSets is how many sets are reconciled at the same time: one with many workloads must not keep the others waiting.
@@ -86,6 +89,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	deployments := &deploymentReconciler{
 		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
 		sightings: newSightings(), recorder: sets.recorder, now: sets.now,
+		podWrites: semaphore.NewWeighted(int64(options.ConcurrentWorkloads)),
 	}
 	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {
 		return fmt.Errorf("setting up the controller of Deployments: %w", err)
@@ -113,11 +117,31 @@ func setupDeployments(mgr ctrl.Manager, reconciler *deploymentReconciler, concur
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.Deployment{}, builder.WithPredicates(concernsUs)).
 		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &appsv1.Deployment{}, handler.OnlyControllerOwner()), builder.WithPredicates(replicaSetChanged)).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentForPod)).
+		Watches(&corev1.Pod{}, workloadOfPod(reconciler.observer)).
 		Watches(&policyv1.PodDisruptionBudget{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentsForBudget)).
 		Watches(&v1alpha1.SidecarSet{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentsForSet), builder.WithPredicates(setChanged)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency, EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
 		Complete(reconciler)
+}
+
+// workloadOfPod enqueues the Deployment of a pod. What happens to several of its pods within podInterval is reconciled together.
+func workloadOfPod(observer *observer) handler.EventHandler {
+	enqueue := func(ctx context.Context, queue requestQueue, pod client.Object) {
+		for _, deployment := range observer.deploymentForPod(ctx, pod) {
+			queue.AddAfter(deployment, podInterval)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, created event.CreateEvent, queue requestQueue) {
+			enqueue(ctx, queue, created.Object)
+		},
+		UpdateFunc: func(ctx context.Context, update event.UpdateEvent, queue requestQueue) {
+			enqueue(ctx, queue, update.ObjectNew)
+		},
+		DeleteFunc: func(ctx context.Context, deleted event.DeleteEvent, queue requestQueue) {
+			enqueue(ctx, queue, deleted.Object)
+		},
+	}
 }
 
 // setChanged lets the spec, deletion and finalizers of a set through, not its status.
