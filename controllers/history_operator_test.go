@@ -223,9 +223,9 @@ func isCached(object client.Object) bool {
 
 func (p *process) react(kind kind, seen change) {
 	both := slices.DeleteFunc([]client.Object{seen.before, seen.after}, func(object client.Object) bool { return object == nil })
-	reconcileDeployments := func(requests []reconcile.Request) {
+	reconcileDeployments := func(requests []reconcile.Request, delay time.Duration) {
 		for _, request := range requests {
-			p.enqueue(task{deploymentKind, request.Name}, 0)
+			p.enqueue(task{deploymentKind, request.Name}, delay)
 		}
 	}
 	for _, object := range both {
@@ -235,13 +235,13 @@ func (p *process) react(kind kind, seen change) {
 				p.enqueue(task{deploymentKind, owner.Name}, 0)
 			}
 		case podKind:
-			reconcileDeployments(p.observer.deploymentForPod(p.ctx, object))
+			reconcileDeployments(p.observer.deploymentForPod(p.ctx, object), podInterval)
 		case budgetKind:
-			reconcileDeployments(p.observer.deploymentsForBudget(p.ctx, object))
+			reconcileDeployments(p.observer.deploymentsForBudget(p.ctx, object), 0)
 		case setKind:
 			p.enqueue(task{setKind, object.GetName()}, 0)
 			if passes(setChanged.UpdateFunc, seen) {
-				reconcileDeployments(p.observer.deploymentsForSet(p.ctx, object))
+				reconcileDeployments(p.observer.deploymentsForSet(p.ctx, object), 0)
 			}
 		case revisionKind:
 			if owner := metav1.GetControllerOf(object); owner != nil {

@@ -19,9 +19,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
@@ -188,6 +190,24 @@ var _ = Describe("Many pods of a workload", func() {
 		Expect(reconcile(ctx)).To(Succeed())
 		Expect(updated(ctx)).To(Equal(replicas))
 		Expect(most.Load()).To(BeEquivalentTo(podWritesAtATime))
+	})
+
+	It("are looked at once when something happens to several of them", func(ctx context.Context) {
+		queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+		defer queue.ShutDown()
+		var pods corev1.PodList
+		Expect(k8s.List(ctx, &pods, client.InNamespace(w.namespace))).To(Succeed())
+		events := workloadOfPod(w.deployments.observer)
+		orphan := pods.Items[2].DeepCopy()
+		orphan.OwnerReferences = nil
+		events.Create(ctx, event.CreateEvent{Object: &pods.Items[0]}, queue)
+		events.Delete(ctx, event.DeleteEvent{Object: &pods.Items[1]}, queue)
+		events.Update(ctx, event.UpdateEvent{ObjectOld: &pods.Items[2], ObjectNew: orphan}, queue)
+		Expect(queue.Len()).To(BeZero())
+		Eventually(queue.Len).Should(Equal(1))
+		first, _ := queue.Get()
+		Expect(first).To(Equal(requestFor(w.deployment(ctx, "web"))))
+		Consistently(queue.Len, 2*podInterval).Should(BeZero())
 	})
 
 	It("are updated although one of them is not, which is tried again", func(ctx context.Context) {

@@ -126,9 +126,11 @@ func setupDeployments(mgr ctrl.Manager, reconciler *deploymentReconciler, concur
 
 // workloadOfPod enqueues the Deployment of a pod. What happens to several of its pods within podInterval is reconciled together.
 func workloadOfPod(observer *observer) handler.EventHandler {
-	enqueue := func(ctx context.Context, queue requestQueue, pod client.Object) {
-		for _, deployment := range observer.deploymentForPod(ctx, pod) {
-			queue.AddAfter(deployment, podInterval)
+	enqueue := func(ctx context.Context, queue requestQueue, pods ...client.Object) {
+		for _, pod := range pods {
+			for _, deployment := range observer.deploymentForPod(ctx, pod) {
+				queue.AddAfter(deployment, podInterval)
+			}
 		}
 	}
 	return handler.Funcs{
