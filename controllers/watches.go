@@ -138,7 +138,7 @@ func workloadOfPod(observer *observer) handler.EventHandler {
 			enqueue(ctx, queue, created.Object)
 		},
 		UpdateFunc: func(ctx context.Context, update event.UpdateEvent, queue requestQueue) {
-			enqueue(ctx, queue, update.ObjectNew)
+			enqueue(ctx, queue, update.ObjectOld, update.ObjectNew)
 		},
 		DeleteFunc: func(ctx context.Context, deleted event.DeleteEvent, queue requestQueue) {
 			enqueue(ctx, queue, deleted.Object)
