@@ -10,9 +10,9 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -170,8 +170,12 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	return result, nil
 }
 
-// fewPods is up to how many pods are updated one by one.
-const fewPods = 5
+const (
+	// fewPods is up to how many pods are updated one by one.
+	fewPods = 5
+	// podsAtATime is how many pods of a workload are updated together at most, so that those of others have their turn in between.
+	podsAtATime = 10
+)
 
 // updateEach updates pods: a few one by one, until one is refused, and many together, so that what the Deployment controller and others make of it
 // they make once instead of for each pod. It returns a refusal rather than another error.
@@ -185,11 +189,15 @@ func (r *deploymentReconciler) updateEach(ctx context.Context, observed *workloa
 		return nil
 	}
 	errs := make([]error, len(patches))
-	var group sync.WaitGroup
+	var group errgroup.Group
+	group.SetLimit(podsAtATime)
 	for i := range patches {
-		group.Go(func() { errs[i] = r.updatePod(ctx, observed, &patches[i], now) })
+		group.Go(func() error {
+			errs[i] = r.updatePod(ctx, observed, &patches[i], now)
+			return nil
+		})
 	}
-	group.Wait()
+	_ = group.Wait() // what goes wrong is in errs.
 	if refused := slices.IndexFunc(errs, isRefusal); refused >= 0 {
 		return errs[refused]
 	}
