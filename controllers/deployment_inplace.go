@@ -12,7 +12,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -188,16 +187,7 @@ func (r *deploymentReconciler) updateEach(ctx context.Context, observed *workloa
 		}
 		return nil
 	}
-	errs := make([]error, len(patches))
-	var group errgroup.Group
-	group.SetLimit(podsAtATime)
-	for i := range patches {
-		group.Go(func() error {
-			errs[i] = r.updatePod(ctx, observed, &patches[i], now)
-			return nil
-		})
-	}
-	_ = group.Wait() // what goes wrong is in errs.
+	errs := together(len(patches), podsAtATime, func(i int) error { return r.updatePod(ctx, observed, &patches[i], now) })
 	if refused := slices.IndexFunc(errs, isRefusal); refused >= 0 {
 		return errs[refused]
 	}

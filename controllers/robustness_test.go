@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -133,8 +134,8 @@ var _ = Describe("Many order slips", func() {
 var _ = Describe("Many pods of a workload", func() {
 	const replicas = 3 * fewPods
 	var w *world
-	// answer gives so many patches of pods these answers; those after them succeed.
-	answer := func(answers ...error) {
+	// answerEach gives so many patches of pods these answers; those after them succeed.
+	answerEach := func(answers ...error) {
 		w.before = func(write string) error {
 			if write != "patch *v1.Pod" || len(answers) == 0 {
 				return nil
@@ -175,15 +176,22 @@ var _ = Describe("Many pods of a workload", func() {
 
 	It("are updated together, no more at a time than the operator may, in all workloads together", func(ctx context.Context) {
 		var underWay, most atomic.Int32
+		var full sync.Once
+		reached := make(chan struct{})
 		base, err := client.NewWithWatch(restConfig, client.Options{Scheme: k8s.Scheme()})
 		Expect(err).NotTo(HaveOccurred())
 		w.deployments.writer = &writer{client: interceptor.NewClient(base, interceptor.Funcs{
 			Patch: func(ctx context.Context, c client.WithWatch, object client.Object, patch client.Patch, options ...client.PatchOption) error {
-				if now := underWay.Add(1); now > most.Load() {
-					most.Store(now)
-				}
+				now := underWay.Add(1)
 				defer underWay.Add(-1)
-				time.Sleep(20 * time.Millisecond)
+				most.CompareAndSwap(now-1, now)
+				if now == podWritesAtATime {
+					full.Do(func() { close(reached) })
+				}
+				select {
+				case <-reached:
+				case <-time.After(time.Second): // they come one by one
+				}
 				return c.Patch(ctx, object, patch, options...)
 			},
 		})}
@@ -215,7 +223,7 @@ var _ = Describe("Many pods of a workload", func() {
 	})
 
 	It("are updated although one of them is not, which is tried again", func(ctx context.Context) {
-		answer(nil, apierrors.NewInternalError(errors.New("etcd has no leader")))
+		answerEach(nil, apierrors.NewInternalError(errors.New("etcd has no leader")))
 		Expect(reconcileWeb(ctx)).To(MatchError(ContainSubstring("etcd has no leader")))
 		Expect(updated(ctx)).To(Equal(replicas - 1))
 		w.ahead += seenWithin // it is not known whether the update whose answer was lost will be seen
@@ -226,7 +234,7 @@ var _ = Describe("Many pods of a workload", func() {
 	It("are replaced by the Deployment when one may not be updated, whatever became of the others", func(ctx context.Context) {
 		answers := slices.Repeat([]error{apierrors.NewInternalError(errors.New("etcd has no leader"))}, replicas)
 		answers[replicas-1] = apierrors.NewForbidden(corev1.Resource("pods"), "web", errors.New("not in place"))
-		answer(answers...)
+		answerEach(answers...)
 		Expect(reconcileWeb(ctx)).To(Succeed())
 		Expect(w.writes).To(ContainElement("apply *v1.Deployment"))
 		Expect(w.deployment(ctx, "web").Spec.Template.Spec.Containers[1].Image).To(Equal("agent:2"))

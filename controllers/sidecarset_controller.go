@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -150,21 +149,20 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 // assignAll writes order slips: a few one by one, in the order of the wave, and of many slipsAtATime together, since workloads that wait for
 // nothing but their slip would wait longest on an API server that those before them keep busy.
 func (r *sidecarSetReconciler) assignAll(ctx context.Context, observed *setObservation, slips []rollout.Slip) error {
-	errs := make([]error, len(slips))
-	var group errgroup.Group
-	group.SetLimit(slipsAtATime)
-	for i := 0; i < len(slips) && ctx.Err() == nil; i++ {
-		assign := func() error {
-			errs[i] = r.assign(ctx, observed, slips[i])
-			return nil
+	assign := func(i int) error {
+		if ctx.Err() != nil {
+			return nil // which is said once, below.
 		}
-		if len(slips) < 2*slipsAtATime {
-			_ = assign()
-		} else {
-			group.Go(assign)
-		}
+		return r.assign(ctx, observed, slips[i])
 	}
-	_ = group.Wait() // what goes wrong is in errs.
+	var errs []error
+	if len(slips) < 2*slipsAtATime {
+		for i := range slips {
+			errs = append(errs, assign(i))
+		}
+	} else {
+		errs = together(len(slips), slipsAtATime, assign)
+	}
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
