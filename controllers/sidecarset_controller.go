@@ -149,11 +149,11 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 // assignAll writes order slips: a few one by one, in the order of the wave, and of many slipsAtATime together, since workloads that wait for
 // nothing but their slip would wait longest on an API server that those before them keep busy.
 func (r *sidecarSetReconciler) assignAll(ctx context.Context, observed *setObservation, slips []rollout.Slip) error {
-	assign := func(i int) error {
-		if ctx.Err() != nil {
-			return nil // which is said once, below.
+	assign := func(i int) (err error) {
+		if ctx.Err() == nil { // else it is said once, below.
+			err = r.assign(ctx, observed, slips[i])
 		}
-		return r.assign(ctx, observed, slips[i])
+		return err
 	}
 	var errs []error
 	if len(slips) < 2*slipsAtATime {
