@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -45,8 +44,7 @@ type deploymentReconciler struct {
 	sightings *sightings
 	recorder  events.EventRecorder
 	now       func() time.Time
-	// podWrites limits how many pods are updated at the same time, in all workloads together. Who comes first is served first.
-	podWrites *semaphore.Weighted
+	podSlots  *podSlots
 
 	preflights preflights
 }

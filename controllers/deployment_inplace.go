@@ -169,37 +169,29 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	return result, nil
 }
 
-const (
-	// fewPods is up to how many pods are updated one by one.
-	fewPods = 5
-	// podsAtATime is how many pods of a workload are updated together at most, so that those of others have their turn in between.
-	podsAtATime = 10
-)
+// fewPods is up to how many pods are updated one by one.
+const fewPods = 5
 
-// updateEach updates pods: a few one by one, until one is refused, and many together, so that what the Deployment controller and others make of it
-// they make once instead of for each pod. It returns a refusal rather than another error.
+// updateEach updates pods: a few one by one, until one is refused, and many together. It returns a refusal rather than another error.
 func (r *deploymentReconciler) updateEach(ctx context.Context, observed *workloadObservation, patches []rollout.PodPatch, now time.Time) error {
+	update := func(i int) error { return r.updatePod(ctx, observed, &patches[i], now) }
 	if len(patches) <= fewPods {
 		for i := range patches {
-			if err := r.updatePod(ctx, observed, &patches[i], now); err != nil {
+			if err := r.podSlots.one(ctx, func() error { return update(i) }); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	errs := together(len(patches), podsAtATime, func(i int) error { return r.updatePod(ctx, observed, &patches[i], now) })
+	errs := r.podSlots.each(ctx, len(patches), update)
 	if refused := slices.IndexFunc(errs, isRefusal); refused >= 0 {
 		return errs[refused]
 	}
 	return errors.Join(errs...)
 }
 
-// updatePod updates a pod when it is its turn, and remembers it until the cache shows it, unless it was refused.
+// updatePod updates a pod, and remembers it until the cache shows it, unless it was refused.
 func (r *deploymentReconciler) updatePod(ctx context.Context, observed *workloadObservation, patch *rollout.PodPatch, now time.Time) error {
-	if err := r.podWrites.Acquire(ctx, 1); err != nil {
-		return fmt.Errorf("waiting to update pod %q: %w", patch.Pod.Name, err)
-	}
-	defer r.podWrites.Release(1)
 	name := client.ObjectKeyFromObject(observed.deployment)
 	r.unseen.remember(name, patch.Pod.UID, patch.Record(now), now)
 	err := client.IgnoreNotFound(r.writer.updatePod(ctx, name.Namespace, patch, now))

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -101,7 +100,7 @@ func newProcess(ctx context.Context, laboratory *laboratory, server *apiServer) 
 	writer := &writer{client: api}
 	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, recorder: recorder, now: func() time.Time { return p.server.now }})
 	p.deployments = &deploymentReconciler{
-		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), recorder: recorder, podWrites: semaphore.NewWeighted(1),
+		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), recorder: recorder, podSlots: newPodSlots(1),
 		now: func() time.Time { return p.server.now },
 	}
 	p.cache = newLagging(p.server, p.see, allKinds...)

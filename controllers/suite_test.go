@@ -16,7 +16,6 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"golang.org/x/sync/semaphore"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -99,7 +98,7 @@ func newWorld(ctx context.Context) *world {
 	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder, now: func() time.Time { return time.Now().Add(w.ahead) }}
 	w.deployments = &deploymentReconciler{
 		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
-		sightings: newSightings(), recorder: w.recorder, podWrites: semaphore.NewWeighted(podWritesAtATime),
+		sightings: newSightings(), recorder: w.recorder, podSlots: newPodSlots(podWritesAtATime),
 		now: func() time.Time { return time.Now().Add(w.ahead) },
 	}
 	return w

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -89,7 +88,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	deployments := &deploymentReconciler{
 		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
 		sightings: newSightings(), recorder: sets.recorder, now: sets.now,
-		podWrites: semaphore.NewWeighted(int64(options.ConcurrentWorkloads)),
+		podSlots: newPodSlots(options.ConcurrentWorkloads),
 	}
 	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {
 		return fmt.Errorf("setting up the controller of Deployments: %w", err)
