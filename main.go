@@ -80,6 +80,7 @@ func run(ctx context.Context, arguments []string, help io.Writer) error {
 		return fmt.Errorf("finding the cluster (set --kubeconfig or KUBECONFIG, or run in a pod): %w", err)
 	}
 	restConfig.QPS, restConfig.Burst = float32(options.qps), options.burst
+	restConfig.DisableCompression = true // as kube-controller-manager has it: both sides would compress each event of a watch by itself.
 	mgr, err := newManager(restConfig, options)
 	if err != nil {
 		return err
