@@ -24,19 +24,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers"
+	"github.com/sidecarset/sidecarset/controllers/garbage"
 )
 
 // leaderElectionID names the Lease that replicas of the operator compete for.
 const leaderElectionID = "sidecarset.apps.sidecarset.io"
-
-// gcPercent is how much garbage there may be, in percent of what is in use, before it is collected. Most of what is in use is the cache, which
-// grows with the number of pods: Go's default, 100, would have each pod in it take its memory twice. GOGC sets another value.
-const gcPercent = 50
 
 // options are the operator's flags.
 type options struct {
@@ -72,9 +70,6 @@ func run(ctx context.Context, arguments []string, help io.Writer) error {
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger)
 
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	restConfig, err := config.GetConfig()
 	if err != nil {
 		return fmt.Errorf("finding the cluster (set --kubeconfig or KUBECONFIG, or run in a pod): %w", err)
@@ -84,6 +79,12 @@ func run(ctx context.Context, arguments []string, help io.Writer) error {
 	mgr, err := newManager(restConfig, options)
 	if err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" { // which is a pace of the user's.
+		debug.SetGCPercent(garbage.Percent)
+		if err := mgr.Add(manager.RunnableFunc(garbage.Pace)); err != nil {
+			return fmt.Errorf("adding the pace of the garbage collector: %w", err)
+		}
 	}
 	if err := controllers.Setup(ctx, mgr, controllers.Options{
 		OperatorNamespace:   options.operatorNamespace,

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -54,21 +55,21 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	case passed:
 		return plan, verdict{}, nil
 	}
-	change := observed.commonChange(plan, way)
-	if !refused && r.preflights.hasPassed(change, r.now()) {
+	var change podChange
+	if !refused { // else it is judged by itself.
+		change = observed.commonChange(plan, way)
+	}
+	if r.preflights.hasPassed(change, r.now()) {
 		r.preflights.pass(name, attempt, way)
 		return plan, verdict{}, nil
 	}
-	judged, err := r.judge(ctx, observed, plan, way)
+	err := r.judgeOnce(ctx, observed, plan, way, change)
 	if isFieldConflict(err) {
 		err = r.takeBackPast(ctx, observed, err)
 	}
 	switch {
 	case err == nil:
 		r.preflights.pass(name, attempt, way)
-		if judged {
-			r.preflights.passChange(change, r.now())
-		}
 		return plan, verdict{}, nil
 	case !isRefusal(err):
 		return plan, verdict{}, err
@@ -115,6 +116,31 @@ func resourcesOf(content *injection.Content) map[string]corev1.ResourceRequireme
 		result[sidecar.Name] = sidecar.Resources
 	}
 	return result
+}
+
+// judgeOnce judges a plan, unless a change that it has in common with others is being judged: then it waits for that. What is wrong with another
+// workload may not be with this one.
+func (r *deploymentReconciler) judgeOnce(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way, change podChange) error {
+	mine := false
+	judge := func() (any, error) {
+		mine = true
+		judged, err := r.judge(ctx, observed, plan, way)
+		if judged && err == nil {
+			r.preflights.passChange(change, r.now())
+		}
+		return nil, err
+	}
+	if change != (podChange{}) {
+		_, err, _ := r.preflights.underWay.Do(fmt.Sprintf("%q", change), judge)
+		switch {
+		case mine:
+			return err
+		case r.preflights.hasPassed(change, r.now()):
+			return nil
+		}
+	}
+	_, err := judge()
+	return err
 }
 
 // judge asks the API server whether it would accept a plan. Whatever else it answers than a refusal is no judgement; judged is false when something
@@ -220,6 +246,8 @@ type preflights struct {
 	byWorkload map[types.NamespacedName]judgement
 	// passed is when changes passed for some workload, for as long as that counts.
 	passed map[podChange]time.Time
+	// underWay are changes that are being judged.
+	underWay singleflight.Group
 }
 
 type judgement struct {
