@@ -18,9 +18,9 @@ const (
 	Percent = 50
 	// smallHeap is how large the heap may get in any case, in bytes, so that a small cache is not collected all the time: with the rest
 	// of the process, it is about what the manifest requests (config/manager/manager.yaml).
-	smallHeap = 64 << 20
-	// interval is how often the pace is set: caches grow and shrink slowly once they are there.
-	interval = 10 * time.Second
+	smallHeap = 48 << 20
+	// interval is how often the pace is set.
+	interval = time.Second
 )
 
 // Pace sets the pace of the garbage collector until ctx is done. It is to begin when the caches are there: while they are filled, what was in use a
