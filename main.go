@@ -24,7 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -74,15 +73,14 @@ func run(ctx context.Context, arguments []string, help io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("finding the cluster (set --kubeconfig or KUBECONFIG, or run in a pod): %w", err)
 	}
-	restConfig.QPS, restConfig.Burst = float32(options.qps), options.burst
-	restConfig.DisableCompression = true // as kube-controller-manager has it: both sides would compress each event of a watch by itself.
+	options.configure(restConfig)
 	mgr, err := newManager(restConfig, options)
 	if err != nil {
 		return err
 	}
 	if os.Getenv("GOGC") == "" { // which is a pace of the user's.
 		debug.SetGCPercent(garbage.Percent)
-		if err := mgr.Add(manager.RunnableFunc(garbage.Pace)); err != nil {
+		if err := mgr.Add(garbage.Pacer{}); err != nil {
 			return fmt.Errorf("adding the pace of the garbage collector: %w", err)
 		}
 	}
@@ -178,6 +176,14 @@ func (o *options) validate() error {
 		return errors.New(`--namespaces names "kube-system", which is never a target: leave it out`)
 	}
 	return nil
+}
+
+// configure sets how requests are made.
+func (o *options) configure(restConfig *rest.Config) {
+	restConfig.QPS, restConfig.Burst = float32(o.qps), o.burst
+	// As kube-controller-manager and kube-scheduler have it. Since Kubernetes 1.37, each event of a watch that began with a list would be compressed
+	// by itself (perFlushGzipWriter in apiserver/pkg/endpoints/handlers/watch.go). Large lists are not compressed either, then.
+	restConfig.DisableCompression = true
 }
 
 // defaultNamespace is the namespace of the pod that this runs in, if it runs in one.

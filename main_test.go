@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"k8s.io/client-go/rest"
 )
 
 func TestParseRefuses(t *testing.T) {
@@ -108,6 +110,17 @@ func TestParseReads(t *testing.T) {
 	}
 	if parsed.concurrentWorkloads != 3 || parsed.qps != 2.5 || parsed.burst != 5 {
 		t.Errorf("%d workloads, %v requests per second, %d at once", parsed.concurrentWorkloads, parsed.qps, parsed.burst)
+	}
+}
+
+func TestConfigure(t *testing.T) {
+	config := &rest.Config{}
+	(&options{qps: 2.5, burst: 5}).configure(config)
+	if config.QPS != 2.5 || config.Burst != 5 {
+		t.Errorf("%v requests per second, %d at once", config.QPS, config.Burst)
+	}
+	if !config.DisableCompression {
+		t.Error("each event of a watch is compressed")
 	}
 }
 

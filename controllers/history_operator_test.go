@@ -147,7 +147,7 @@ func (p *process) late(by time.Duration) (late task, found bool) {
 func (p *process) run(next task) (alive bool) {
 	defer func() {
 		if thrown := recover(); thrown != nil {
-			if err, isError := thrown.(error); !isError || !errors.Is(err, errCrash) {
+			if thrown != errCrash { //nolint:errorlint // it is that very value
 				panic(thrown)
 			}
 			alive = false

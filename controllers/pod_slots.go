@@ -32,10 +32,10 @@ func (s *podSlots) one(ctx context.Context, update func() error) error {
 	return update()
 }
 
-// each calls update for 0 up to count, as many at a time as there is room for, and returns what went wrong. None of the calls stops the others;
-// the end of ctx keeps those back that have not begun.
-func (s *podSlots) each(ctx context.Context, count int, update func(i int) error) (errs []error) {
-	failures := make(chan error, count)
+// each calls update for 0 up to count, as many at a time as there is room for, and returns what each call returned. None of the calls stops the
+// others; the end of ctx keeps those back that have not begun, which is said once.
+func (s *podSlots) each(ctx context.Context, count int, update func(i int) error) []error {
+	errs := make([]error, count)
 	var underWay sync.WaitGroup
 	begin := func(from, to int) error {
 		if err := s.turn.Acquire(ctx, 1); err != nil {
@@ -48,21 +48,18 @@ func (s *podSlots) each(ctx context.Context, count int, update func(i int) error
 			}
 			underWay.Go(func() {
 				defer s.free.Release(1)
-				failures <- update(i)
+				errs[i] = update(i)
 			})
 		}
 		return nil
 	}
-	for i := 0; i < count; i += podsInARow {
-		if err := begin(i, min(i+podsInARow, count)); err != nil {
-			errs = append(errs, fmt.Errorf("waiting to update pods: %w", err))
-			break
-		}
+	var ended error
+	for i := 0; i < count && ended == nil; i += podsInARow {
+		ended = begin(i, min(i+podsInARow, count))
 	}
 	underWay.Wait()
-	close(failures)
-	for err := range failures {
-		errs = append(errs, err)
+	if ended != nil {
+		errs = append(errs, fmt.Errorf("waiting to update pods: %w", ended))
 	}
 	return errs
 }

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -58,10 +57,6 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	var change podChange
 	if !refused { // else it is judged by itself.
 		change = observed.commonChange(plan, way)
-	}
-	if r.preflights.hasPassed(change, r.now()) {
-		r.preflights.pass(name, attempt, way)
-		return plan, verdict{}, nil
 	}
 	err := r.judgeOnce(ctx, observed, plan, way, change)
 	if isFieldConflict(err) {
@@ -118,28 +113,29 @@ func resourcesOf(content *injection.Content) map[string]corev1.ResourceRequireme
 	return result
 }
 
-// judgeOnce judges a plan, unless a change that it has in common with others is being judged: then it waits for that. What is wrong with another
-// workload may not be with this one.
+// judgeOnce judges a plan, unless a change that it has in common with others has passed, or is being judged and passes then. What is wrong with
+// another workload may not be with this one.
 func (r *deploymentReconciler) judgeOnce(ctx context.Context, observed *workloadObservation, plan *injection.Plan, way way, change podChange) error {
-	mine := false
-	judge := func() (any, error) {
-		mine = true
-		judged, err := r.judge(ctx, observed, plan, way)
-		if judged && err == nil {
-			r.preflights.passChange(change, r.now())
+	passed, underWay := r.preflights.begin(change, r.now())
+	switch {
+	case passed:
+		return nil
+	case underWay == nil:
+		defer r.preflights.end(change)
+	default:
+		select {
+		case <-underWay:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a dry run of another workload: %w", ctx.Err())
 		}
-		return nil, err
-	}
-	if change != (podChange{}) {
-		_, err, _ := r.preflights.underWay.Do(fmt.Sprintf("%q", change), judge)
-		switch {
-		case mine:
-			return err
-		case r.preflights.hasPassed(change, r.now()):
+		if r.preflights.hasPassed(change, r.now()) {
 			return nil
 		}
 	}
-	_, err := judge()
+	judged, err := r.judge(ctx, observed, plan, way)
+	if judged && err == nil {
+		r.preflights.passChange(change, r.now())
+	}
 	return err
 }
 
@@ -246,8 +242,8 @@ type preflights struct {
 	byWorkload map[types.NamespacedName]judgement
 	// passed is when changes passed for some workload, for as long as that counts.
 	passed map[podChange]time.Time
-	// underWay are changes that are being judged.
-	underWay singleflight.Group
+	// underWay are changes that are being judged. At the end of that, the channel is closed.
+	underWay map[podChange]chan struct{}
 }
 
 type judgement struct {
@@ -301,10 +297,45 @@ func (p *preflights) change(workload types.NamespacedName, attempt uint64, chang
 	p.byWorkload[workload] = last
 }
 
+// begin tells whether a change has passed, or is being judged: then underWay is closed at the end of that. Else it is the caller who judges it, up
+// to the call of end.
+func (p *preflights) begin(change podChange, now time.Time) (passed bool, underWay <-chan struct{}) {
+	if change == (podChange{}) {
+		return false, nil
+	}
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if p.isFresh(change, now) {
+		return true, nil
+	}
+	if judging, ok := p.underWay[change]; ok {
+		return false, judging
+	}
+	if p.underWay == nil {
+		p.underWay = map[podChange]chan struct{}{}
+	}
+	p.underWay[change] = make(chan struct{})
+	return false, nil
+}
+
+func (p *preflights) end(change podChange) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if judging, ok := p.underWay[change]; ok {
+		close(judging)
+		delete(p.underWay, change)
+	}
+}
+
 // hasPassed is true of a change that has passed for some workload not long ago: what a namespace allows may change.
 func (p *preflights) hasPassed(change podChange, now time.Time) bool {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
+	return p.isFresh(change, now)
+}
+
+// isFresh is hasPassed for who has the mutex.
+func (p *preflights) isFresh(change podChange, now time.Time) bool {
 	at, ok := p.passed[change]
 	return ok && now.Before(at.Add(tryAgain))
 }

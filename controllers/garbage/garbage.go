@@ -10,22 +10,32 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
 const (
 	// Percent is how much garbage there may be, in percent of what is in use, before it is collected. What is in use is the cache, which grows
 	// with the number of objects: Go's default, 100, would have each of them take its memory twice.
 	Percent = 50
-	// smallHeap is how large the heap may get in any case, in bytes, so that a small cache is not collected all the time: with the rest
+	// smallHeap is how large the heap may get in any case, in bytes, or a little more, so that a small cache is not collected all the time: with the rest
 	// of the process, it is about what the manifest requests (config/manager/manager.yaml).
 	smallHeap = 48 << 20
 	// interval is how often the pace is set.
 	interval = time.Second
 )
 
-// Pace sets the pace of the garbage collector until ctx is done. It is to begin when the caches are there: while they are filled, what was in use a
-// moment ago says little about what will be.
-func Pace(ctx context.Context) error {
+// Pacer sets the pace of the garbage collector. It is to begin when the caches are there: while they are filled, what was in use a moment ago
+// says little about what will be.
+type Pacer struct{}
+
+var _ manager.LeaderElectionRunnable = Pacer{}
+
+// NeedLeaderElection is false: replicas that wait to lead have caches as well.
+func (Pacer) NeedLeaderElection() bool { return false }
+
+// Start sets the pace until ctx is done.
+func (Pacer) Start(ctx context.Context) error {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
@@ -45,8 +55,8 @@ func live() uint64 {
 	return sample[0].Value.Uint64()
 }
 
-// percentFor is what makes the garbage collector begin at a heap of smallHeap, or when Percent is garbage if that is later
-// (runtime/debug.SetGCPercent).
+// percentFor is what lets the heap grow to smallHeap, or until Percent is garbage if that is more (runtime/debug.SetGCPercent, which
+// counts a percentage of stacks and globals as well).
 func percentFor(live uint64) int {
 	if live == 0 { // nothing was collected yet.
 		return Percent

@@ -25,7 +25,7 @@ func TestPercentFor(t *testing.T) {
 	}
 }
 
-func TestPace(t *testing.T) {
+func TestPacer(t *testing.T) {
 	cache := make([]byte, smallHeap)
 	if got := paced(t); got != Percent {
 		t.Errorf("with a large cache there may be %d percent of garbage, want %d", got, Percent)
@@ -42,7 +42,7 @@ func paced(t *testing.T) uint64 {
 	runtime.GC()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Pace(ctx); err != nil {
+	if err := (Pacer{}).Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
