@@ -17,9 +17,9 @@
 // of its summaries, so that no event costs more than the pods of one workload or the workloads of one set.
 //
 // A Deployment goes to its slip in one of two ways. What running pods can take (deployment_inplace.go) is patched into them, a few at a
-// time, and when all have it, the template follows by a promotion. Everything else (deployment_template.go) is written into the template
-// at once, and the Deployment's own rollout does the rest. Before either, the API server judges a dry run of it, or has
-// judged one of the same new images in another workload (preflight.go).
+// time, and when all have it, the template follows by a promotion (deployment_promotion.go). Everything else (deployment_template.go)
+// is written into the template at once, and the Deployment's own rollout does the rest. Before either, the API server judges a dry
+// run of it, or has judged one of the same new images in another workload (preflight.go).
 //
 // A revision that fails in one workload is held in all others (deployment_failure.go) until the controller of sets takes it back.
 //

@@ -1,0 +1,203 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/promotion"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// snapshot is what a promotion is decided from.
+func (o *workloadObservation) snapshot() promotion.Snapshot {
+	snapshot := promotion.Snapshot{
+		Deployment: promotion.Deployment{
+			Observed:        o.deployment.Status.ObservedGeneration >= o.deployment.Generation,
+			Paused:          o.deployment.Spec.Paused,
+			PauseIsOurs:     o.workload.Owned.Has(pauseField),
+			PauseDeclared:   o.deployment.Annotations[declaresPause] != "",
+			SpecReplicas:    *o.deployment.Spec.Replicas,
+			UpdatedReplicas: o.deployment.Status.UpdatedReplicas,
+			ReadyReplicas:   o.deployment.Status.ReadyReplicas,
+			Template:        o.template,
+			Application:     injection.ApplicationIdentity(&o.deployment.Spec.Template),
+		},
+		Intent: o.intent,
+	}
+	for i := range o.pods {
+		if !o.pods[i].ReadySince.IsZero() {
+			snapshot.ReadyPods++
+		}
+	}
+	for i := range o.replicaSets {
+		rs := &o.replicaSets[i]
+		snapshot.ReplicaSets = append(snapshot.ReplicaSets, promotion.ReplicaSet{
+			UID: rs.UID, Template: rs.Annotations[templateIdentity], SpecReplicas: *rs.Spec.Replicas, Replicas: rs.Status.Replicas,
+		})
+	}
+	return snapshot
+}
+
+func (o *workloadObservation) replicaSet(uid types.UID) *appsv1.ReplicaSet {
+	index := slices.IndexFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool { return rs.UID == uid })
+	if index < 0 {
+		return nil
+	}
+	return &o.replicaSets[index]
+}
+
+// beginPromotion lets the template follow its pods.
+func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
+	snapshot := observed.snapshot()
+	snapshot.Now = r.now()
+	step := promotion.Next(snapshot)
+	log.FromContext(ctx).V(1).Info("Promoting", "action", step.Action, "reason", step.Reason)
+	switch step.Action {
+	case promotion.ApplyPlainly:
+		return r.applyStructurally(ctx, observed, plan)
+	case promotion.Begin:
+		if problems, wait := r.refusals.recall(client.ObjectKeyFromObject(observed.deployment), promotionAttempt(plan), snapshot.Now); wait > 0 {
+			result.addProblems(problems)
+			result.recheck = soonest(result.recheck, wait)
+			return result, nil
+		}
+		intent := &promotion.Intent{
+			ReplicaSet: step.ReplicaSet, Application: snapshot.Deployment.Application,
+			From: marksOf(observed.workload.Template), StartedAt: snapshot.Now.UTC(), PauseDeclared: snapshot.Deployment.PauseDeclared,
+		}
+		return result, r.writeIntent(ctx, observed, plan, intent, result)
+	default:
+	}
+	return result, nil
+}
+
+// writeIntent is step 1 of a promotion. Sets that the API server refuses to have in the template are held there, with its words as their
+// problem; their pods have the new revision all the same. When it is the pause that it refuses, because somebody owns that field, no template
+// can follow.
+func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *workloadObservation, plan *injection.Plan, intent *promotion.Intent, result *outcome) error {
+	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, intent: intent})
+	if isFieldConflict(err) {
+		err = r.takeBackPast(ctx, observed, err)
+	}
+	if !isRefusal(err) {
+		return err
+	}
+	accepted, narrowErr := r.narrow(ctx, observed, err, inRunningPods)
+	if narrowErr != nil {
+		return narrowErr
+	}
+	if maps.Equal(accepted.Problems, plan.Problems) {
+		observed.eachNew(plan, func(key string) { result.addProblems(map[string]injection.Problem{key: problemOf(err)}) })
+		return nil
+	}
+	result.addProblems(accepted.Problems)
+	if !accepted.Changed {
+		return nil
+	}
+	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: accepted, intent: intent})
+	return err
+}
+
+// promote takes a promotion that is under way one step further.
+func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadObservation) (*outcome, error) {
+	plan, err := r.renderer.AsIs(observed.workload)
+	if err != nil {
+		return failed(observed, err), err
+	}
+	result := newOutcome(nil)
+	for key, revision := range plan.Revisions {
+		if revision != observed.intent.From[key] {
+			result.phases[key] = rollout.Promoting
+		}
+	}
+	if !observed.workload.Owned.Has(intentField) && !observed.workload.Owned.Has(pauseField) {
+		// "kubectl rollout undo" restores the annotations of a ReplicaSet, which has those of the Deployment from when it was promoted.
+		log.FromContext(ctx).Info("Removing the intent of a promotion that is over", "intent", observed.deployment.Annotations[v1alpha1.PromotionAnnotation])
+		return result, r.writer.removeIntent(ctx, observed.deployment)
+	}
+	snapshot := observed.snapshot()
+	snapshot.Now = r.now()
+	step := promotion.Next(snapshot)
+	result.recheck = step.Recheck
+	log.FromContext(ctx).V(1).Info("Promoting", "action", step.Action, "reason", step.Reason)
+	switch step.Action {
+	case promotion.DeleteTwin:
+		err = r.writer.deleteReplicaSet(ctx, observed.replicaSet(step.ReplicaSet))
+	case promotion.PatchReplicaSet:
+		err = r.writer.patchReplicaSet(ctx, observed.replicaSet(step.ReplicaSet), &observed.deployment.Spec.Template)
+		if isRefusal(err) {
+			return r.giveUpPromotion(ctx, observed, plan, result, err)
+		}
+	case promotion.CedePause:
+		err = r.cedePause(ctx, observed)
+	case promotion.Finish:
+		if _, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan}); err == nil {
+			log.FromContext(ctx).Info("Ended promotion", "reason", step.Reason, "revisions", plan.Revisions)
+		}
+	case promotion.Undo:
+		err = r.undoPromotion(ctx, observed, plan)
+	default:
+	}
+	return result, err
+}
+
+// giveUpPromotion undoes a promotion whose ReplicaSet may not be changed, and lets some time pass before the next try: else the Deployment would
+// be paused nearly all the time.
+func (r *deploymentReconciler) giveUpPromotion(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refused error) (*outcome, error) {
+	problems := map[string]injection.Problem{}
+	for key := range result.phases { // of the sets that the promotion is for
+		problems[key] = problemOf(refused)
+	}
+	result.addProblems(problems)
+	r.refusals.remember(client.ObjectKeyFromObject(observed.deployment), promotionAttempt(plan), problems, r.now())
+	return result, r.undoPromotion(ctx, observed, plan)
+}
+
+// promotionAttempt identifies the promotion of a template to the revisions of a plan.
+func promotionAttempt(plan *injection.Plan) uint64 {
+	hasher := fnv.New64a()
+	_, _ = fmt.Fprint(hasher, "promotion", plan.Revisions) // a hash takes every write, and a map is printed in the order of its keys.
+	return hasher.Sum64()
+}
+
+// cedePause leaves the pause to the Deployment's owner.
+func (r *deploymentReconciler) cedePause(ctx context.Context, observed *workloadObservation) error {
+	deployment, err := r.observer.withManagedFields(ctx, observed.deployment)
+	if err != nil {
+		return err
+	}
+	log.FromContext(ctx).Info("Left the pause to the owner, who declared one")
+	return r.writer.cedePause(ctx, deployment)
+}
+
+// undoPromotion puts the template back that the ReplicaSet still has. Without the revisions that it was rendered from, it ends the promotion
+// as it is.
+func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan) error {
+	var before []injection.Set
+	for key, content := range observed.before {
+		before = append(before, injection.Set{Key: key, Revision: observed.intent.From[key], Content: content})
+	}
+	plan := asIs
+	if len(before) == len(observed.intent.From) {
+		rendered, err := r.renderer.Render(observed.workload, before)
+		if err != nil {
+			return fmt.Errorf("undoing a promotion: %w", err)
+		}
+		plan = rendered
+	}
+	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
+	return err
+}
