@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -149,20 +150,21 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 // assignAll writes order slips: a few one by one, in the order of the wave, and of many slipsAtATime together, since workloads that wait for
 // nothing but their slip would wait longest on an API server that those before them keep busy.
 func (r *sidecarSetReconciler) assignAll(ctx context.Context, observed *setObservation, slips []rollout.Slip) error {
-	assign := func(i int) (err error) {
-		if ctx.Err() == nil { // else it is said once, below.
-			err = r.assign(ctx, observed, slips[i])
+	errs := make([]error, len(slips))
+	var group errgroup.Group
+	group.SetLimit(slipsAtATime)
+	for i := 0; i < len(slips) && ctx.Err() == nil; i++ {
+		assign := func() error {
+			errs[i] = r.assign(ctx, observed, slips[i])
+			return nil
 		}
-		return err
-	}
-	var errs []error
-	if len(slips) < 2*slipsAtATime {
-		for i := range slips {
-			errs = append(errs, assign(i))
+		if len(slips) < 2*slipsAtATime {
+			_ = assign()
+		} else {
+			group.Go(assign)
 		}
-	} else {
-		errs = together(len(slips), slipsAtATime, assign)
 	}
+	_ = group.Wait() // what goes wrong is in errs.
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
