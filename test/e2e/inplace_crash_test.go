@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -11,6 +12,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
@@ -42,7 +44,7 @@ var _ = Describe("In-place updates: an operator that is killed", func() {
 			shop.apply(ctx, set.Image("proxy", proxy).Image("log-agent", agent).Obj())
 			startOperator(ctx)
 			for _, written := range dice.Perm(writesPerRound)[:kills] {
-				killAfter(writes, written)
+				killAfter(ctx, writes, written)
 				startOperator(ctx)
 			}
 			for _, name := range names {
@@ -58,16 +60,18 @@ var _ = Describe("In-place updates: an operator that is killed", func() {
 })
 
 // killAfter kills the operator as soon as it has written so often to workloads, and a little later by chance. It kills it anyway after a while.
-func killAfter(writes writeLog, written int) {
+func killAfter(ctx context.Context, writes writeLog, written int) {
 	GinkgoHelper()
 	counts := map[string]int{}
-	for deadline := time.Now().Add(patience); sum(counts) < written && time.Now().Before(deadline); time.Sleep(interval / 5) {
-		var err error
+	err := wait.PollUntilContextTimeout(ctx, interval/5, patience, true, func(context.Context) (done bool, err error) {
 		counts, err = writes.byOperator(shop.name)
-		Expect(err).NotTo(HaveOccurred())
 		delete(counts, "patch sidecarsets/status")
+		return sum(counts) >= written, err
+	})
+	if !wait.Interrupted(err) {
+		Expect(err).NotTo(HaveOccurred())
 	}
-	time.Sleep(rand.N(interval))
+	time.Sleep(rand.N(interval)) // any moment is to be tried
 	Expect(operator.Kill()).To(Succeed())
 	GinkgoWriter.Printf("killed after\n%s", table(counts))
 }
