@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// TestPodSlotsTakeTurns has two workloads come at the same time, when there is room for one pod. Each pod takes some time.
+// TestPodSlotsTakeTurns has two workloads come at the same time, when there is room for one pod. Each pod takes some of the
+// bubble's time, for which nobody waits.
 func TestPodSlotsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slots := newPodSlots(1)

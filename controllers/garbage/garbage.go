@@ -18,8 +18,8 @@ const (
 	// Percent is how much garbage there may be, in percent of what is in use, before it is collected. What is in use is the cache, which grows
 	// with the number of objects: Go's default, 100, would have each of them take its memory twice.
 	Percent = 50
-	// smallHeap is how large the heap may get in any case, in bytes, or a little more, so that a small cache is not collected all the time: with the rest
-	// of the process, it is about what the manifest requests (config/manager/manager.yaml).
+	// smallHeap is about how large the heap may get in any case, in bytes, so that a small cache is not collected all the time: with the
+	// rest of the process, it is about what the manifest requests (config/manager/manager.yaml).
 	smallHeap = 48 << 20
 	// interval is how often the pace is set.
 	interval = time.Second
