@@ -59,7 +59,7 @@ clean: ## Remove all that was built.
 .PHONY: test
 test: kubernetes build ## Run all tests: tables, controllers on a real API server, the operator on a local cluster.
 	@echo "testing all packages; those with a control plane of their own take a minute or two each"
-	KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) go test -count=1 -timeout=45m $(TEST_FLAGS) ./...
+	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) go test -count=1 -timeout=45m $(TEST_FLAGS) ./...
 
 .PHONY: model
 model: ## Search the model of the promotion, docs/promotion.pml, for what can go wrong. Needs spin and gcc.

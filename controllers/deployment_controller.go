@@ -46,6 +46,8 @@ type deploymentReconciler struct {
 	now       func() time.Time
 	podSlots  *podSlots
 
+	promotions *promotions
+	renderings *renderings
 	preflights preflights
 }
 
@@ -62,8 +64,10 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		r.sightings.forget(request.NamespacedName)
 		r.unseen.forget(request.NamespacedName)
 		r.preflights.forget(request.NamespacedName)
+		r.promotions.end(request.NamespacedName)
 		return quietly(r.deletePullsOf(ctx, request.NamespacedName))
 	}
+	r.promotions.see(request.NamespacedName, observed.intent)
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
 		return quietly(err)
 	}
@@ -125,7 +129,7 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	if observed.intent != nil {
 		return r.promote(ctx, observed)
 	}
-	plan, err := r.renderer.Render(observed.workload, observed.sets())
+	plan, err := r.render(observed)
 	if err != nil {
 		return failed(observed, err), err
 	}

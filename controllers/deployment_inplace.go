@@ -36,7 +36,13 @@ func (o *workloadObservation) goesInPlace(plan *injection.Plan) bool {
 
 // isRollingOut is true while the Deployment replaces its pods, or may be about to: they are not worth an update.
 func (o *workloadObservation) isRollingOut() bool {
-	return o.deployment.Status.ObservedGeneration < o.deployment.Generation || o.hasPodsOfOtherTemplates()
+	return !rolloutOf(o.deployment).Observed || o.hasPodsOfOtherTemplates()
+}
+
+// isUnseen is true when all that keeps the pods from an update is that the Deployment controller has not seen the Deployment as it is. With many
+// workloads at a time, it falls behind.
+func (o *workloadObservation) isUnseen() bool {
+	return !rolloutOf(o.deployment).Observed && !o.hasPodsOfOtherTemplates()
 }
 
 // hasPodsOfOtherTemplates is true when there are pods, or are to be, of another template than today's.

@@ -69,16 +69,25 @@ func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *wor
 	case promotion.ApplyPlainly:
 		return r.applyStructurally(ctx, observed, plan)
 	case promotion.Begin:
-		if problems, wait := r.refusals.recall(client.ObjectKeyFromObject(observed.deployment), promotionAttempt(plan), snapshot.Now); wait > 0 {
+		name := client.ObjectKeyFromObject(observed.deployment)
+		if problems, wait := r.refusals.recall(name, promotionAttempt(plan), snapshot.Now); wait > 0 {
 			result.addProblems(problems)
 			result.recheck = soonest(result.recheck, wait)
+			return result, nil
+		}
+		if !r.promotions.begin(name, snapshot.Now) {
+			result.recheck = soonest(result.recheck, promotionTurn)
 			return result, nil
 		}
 		intent := &promotion.Intent{
 			ReplicaSet: step.ReplicaSet, Application: snapshot.Deployment.Application,
 			From: marksOf(observed.workload.Template), StartedAt: snapshot.Now.UTC(), PauseDeclared: snapshot.Deployment.PauseDeclared,
 		}
-		return result, r.writeIntent(ctx, observed, plan, intent, result)
+		begun, err := r.writeIntent(ctx, observed, plan, intent, result)
+		if !begun {
+			r.promotions.end(name)
+		}
+		return result, err
 	default:
 	}
 	return result, nil
@@ -86,29 +95,29 @@ func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *wor
 
 // writeIntent is step 1 of a promotion. Sets that the API server refuses to have in the template are held there, with its words as their
 // problem; their pods have the new revision all the same. When it is the pause that it refuses, because somebody owns that field, no template
-// can follow.
-func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *workloadObservation, plan *injection.Plan, intent *promotion.Intent, result *outcome) error {
-	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, intent: intent})
+// can follow. begun is true when it was written.
+func (r *deploymentReconciler) writeIntent(ctx context.Context, observed *workloadObservation, plan *injection.Plan, intent *promotion.Intent, result *outcome) (begun bool, err error) {
+	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan, intent: intent})
 	if isFieldConflict(err) {
 		err = r.takeBackPast(ctx, observed, err)
 	}
 	if !isRefusal(err) {
-		return err
+		return err == nil, err
 	}
 	accepted, narrowErr := r.narrow(ctx, observed, err, inRunningPods)
 	if narrowErr != nil {
-		return narrowErr
+		return false, narrowErr
 	}
 	if maps.Equal(accepted.Problems, plan.Problems) {
 		observed.eachNew(plan, func(key string) { result.addProblems(map[string]injection.Problem{key: problemOf(err)}) })
-		return nil
+		return false, nil
 	}
 	result.addProblems(accepted.Problems)
 	if !accepted.Changed {
-		return nil
+		return false, nil
 	}
 	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: accepted, intent: intent})
-	return err
+	return err == nil, err
 }
 
 // promote takes a promotion that is under way one step further.

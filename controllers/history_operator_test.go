@@ -100,8 +100,9 @@ func newProcess(ctx context.Context, laboratory *laboratory, server *apiServer) 
 	writer := &writer{client: api}
 	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, recorder: recorder, now: func() time.Time { return p.server.now }})
 	p.deployments = &deploymentReconciler{
-		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), recorder: recorder, podSlots: newPodSlots(1),
-		now: func() time.Time { return p.server.now },
+		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), recorder: recorder, podSlots: newPodSlots(1), renderings: newRenderings(),
+		promotions: newPromotions(1, func(workload types.NamespacedName) { p.enqueue(task{deploymentKind, workload.Name}, 0) }),
+		now:        func() time.Time { return p.server.now },
 	}
 	p.cache = newLagging(p.server, p.see, allKinds...)
 	return p
@@ -295,10 +296,15 @@ func (q historyQueue) AddAfter(request reconcile.Request, delay time.Duration) {
 // cachedReader reads what the operator has seen.
 type cachedReader struct{ process *process }
 
-func (r cachedReader) Get(_ context.Context, key client.ObjectKey, object client.Object, _ ...client.GetOption) error {
+func (r cachedReader) Get(_ context.Context, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
 	found, ok := r.process.cache.objects[kindOf(object)][key.Name]
 	if !ok || key.Namespace != historyNamespace {
 		return apierrors.NewNotFound(resourceOf(kindOf(object)), key.Name)
+	}
+	asked := (&client.GetOptions{}).ApplyOptions(options)
+	if asked.UnsafeDisableDeepCopy != nil && *asked.UnsafeDisableDeepCopy {
+		reflect.ValueOf(object).Elem().Set(reflect.ValueOf(found).Elem())
+		return nil
 	}
 	into(object, found)
 	return nil

@@ -27,9 +27,12 @@ type jsonPatchOperation struct {
 	Value any    `json:"value,omitempty"`
 }
 
+// pointerEscaper escapes what a part of a JSON pointer holds (RFC 6901, section 3).
+var pointerEscaper = strings.NewReplacer("~", "~0", "/", "~1")
+
 // annotationPath is the JSON pointer to an annotation.
 func annotationPath(key string) string {
-	return "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+	return "/metadata/annotations/" + pointerEscaper.Replace(key)
 }
 
 func (p *jsonPatch) add(op, path string, value any) {

@@ -239,7 +239,8 @@ const (
 // when it fails.
 func (o *observer) deployment(ctx context.Context, name types.NamespacedName) (*workloadObservation, error) {
 	deployment := &appsv1.Deployment{}
-	if err := o.cache.Get(ctx, name, deployment); err != nil {
+	// Nothing that follows changes what it read: it is copied where it becomes part of a write.
+	if err := o.cache.Get(ctx, name, deployment, client.UnsafeDisableDeepCopy); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil, nil
 		}
@@ -368,7 +369,7 @@ func (o *observer) wants(set *v1alpha1.SidecarSet, deployment *appsv1.Deployment
 
 func (o *observer) content(ctx context.Context, namespace, name string) (*injection.Content, error) {
 	revision := &appsv1.ControllerRevision{}
-	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, revision); err != nil {
+	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, revision, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("getting revision %q: %w", name, err)
 	}
 	return injection.ParseContent(revision.Data.Raw)
@@ -378,7 +379,7 @@ func (o *observer) content(ctx context.Context, namespace, name string) (*inject
 func (o *observer) addPods(ctx context.Context, observed *workloadObservation) error {
 	namespace := client.InNamespace(observed.deployment.Namespace)
 	var replicaSets appsv1.ReplicaSetList
-	if err := o.cache.List(ctx, &replicaSets, namespace, client.MatchingFields{ownerIndex: string(observed.deployment.UID)}); err != nil {
+	if err := o.cache.List(ctx, &replicaSets, namespace, client.MatchingFields{ownerIndex: string(observed.deployment.UID)}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("listing ReplicaSets: %w", err)
 	}
 	observed.replicaSets = replicaSets.Items
@@ -516,7 +517,7 @@ func (o *observer) deploymentForPod(ctx context.Context, pod client.Object) []re
 		return nil
 	}
 	rs := &appsv1.ReplicaSet{}
-	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: pod.GetNamespace(), Name: owner.Name}, rs); err != nil {
+	if err := o.cache.Get(ctx, types.NamespacedName{Namespace: pod.GetNamespace(), Name: owner.Name}, rs, client.UnsafeDisableDeepCopy); err != nil {
 		return nil
 	}
 	deployment := metav1.GetControllerOf(rs)

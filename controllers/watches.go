@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -85,12 +86,16 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err := setupSets(mgr, sets, changedSets); err != nil {
 		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
 	}
+	called := make(chan event.GenericEvent, 1024)
 	deployments := &deploymentReconciler{
 		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
 		sightings: newSightings(), recorder: sets.recorder, now: sets.now,
-		podSlots: newPodSlots(options.ConcurrentWorkloads),
+		podSlots: newPodSlots(options.ConcurrentWorkloads), renderings: newRenderings(),
+		promotions: newPromotions(promotionsAtATime, func(workload types.NamespacedName) {
+			called <- event.GenericEvent{Object: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: workload.Namespace, Name: workload.Name}}}
+		}),
 	}
-	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads); err != nil {
+	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads, called); err != nil {
 		return fmt.Errorf("setting up the controller of Deployments: %w", err)
 	}
 	return nil
@@ -112,13 +117,14 @@ func setupSets(mgr ctrl.Manager, reconciler *sidecarSetReconciler, changed <-cha
 		Complete(reconcile.AsReconciler(mgr.GetClient(), reconciler))
 }
 
-func setupDeployments(mgr ctrl.Manager, reconciler *deploymentReconciler, concurrency int) error {
+func setupDeployments(mgr ctrl.Manager, reconciler *deploymentReconciler, concurrency int, called <-chan event.GenericEvent) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.Deployment{}, builder.WithPredicates(concernsUs)).
 		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &appsv1.Deployment{}, handler.OnlyControllerOwner()), builder.WithPredicates(replicaSetChanged)).
 		Watches(&corev1.Pod{}, workloadOfPod(reconciler.observer)).
 		Watches(&policyv1.PodDisruptionBudget{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentsForBudget)).
 		Watches(&v1alpha1.SidecarSet{}, handler.EnqueueRequestsFromMapFunc(reconciler.observer.deploymentsForSet), builder.WithPredicates(setChanged)).
+		WatchesRawSource(source.Channel(called, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency, EnableWarmup: new(true), ReconciliationTimeout: reconciliationTimeout}).
 		Complete(reconciler)
 }
@@ -126,10 +132,12 @@ func setupDeployments(mgr ctrl.Manager, reconciler *deploymentReconciler, concur
 // workloadOfPod enqueues the Deployment of a pod. What happens to several of its pods within podInterval is reconciled together.
 func workloadOfPod(observer *observer) handler.EventHandler {
 	enqueue := func(ctx context.Context, queue requestQueue, pods ...client.Object) {
+		var deployments []reconcile.Request
 		for _, pod := range pods {
-			for _, deployment := range observer.deploymentForPod(ctx, pod) {
-				queue.AddAfter(deployment, podInterval)
-			}
+			deployments = append(deployments, observer.deploymentForPod(ctx, pod)...)
+		}
+		for _, deployment := range slices.Compact(deployments) { // that of a pod before and after
+			queue.AddAfter(deployment, podInterval)
 		}
 	}
 	return handler.Funcs{

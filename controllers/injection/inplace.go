@@ -6,6 +6,7 @@ package injection
 import (
 	"encoding/json"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,9 +24,10 @@ import (
 // TemplateIdentity is the same for two templates exactly when the Deployment controller takes them for equal: it leaves the label
 // pod-template-hash out (pkg/controller/deployment/util, EqualIgnoreHash).
 func TemplateIdentity(template *corev1.PodTemplateSpec) string {
-	compared := template.DeepCopy()
+	compared := *template
+	compared.Labels = maps.Clone(template.Labels)
 	delete(compared.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
-	return identity(compared)
+	return identity(&compared)
 }
 
 // ApplicationIdentity is the same for two templates that differ only in what an in-place update changes.

@@ -16,6 +16,8 @@ import (
 // Ownership is the set of a Deployment's fields that we applied and nobody changed since, as the API server keeps it.
 type Ownership struct {
 	fields *fieldpath.Set
+	// encoded is how the API server keeps them.
+	encoded string
 }
 
 // OwnershipOf reads our own entry in a Deployment's managed fields.
@@ -23,7 +25,7 @@ func OwnershipOf(entries []metav1.ManagedFieldsEntry) (Ownership, error) {
 	for i := range entries {
 		if IsOurs(&entries[i]) {
 			fields, err := ParseFields(&entries[i])
-			return Ownership{fields: fields}, err
+			return Ownership{fields: fields, encoded: entries[i].FieldsV1.GetRawString()}, err
 		}
 	}
 	return Ownership{fields: fieldpath.NewSet()}, nil
@@ -64,7 +66,7 @@ func (o Ownership) Lacks(fields *fieldpath.Set) *fieldpath.Set {
 func (o Ownership) Shares(fields *fieldpath.Set) bool { return !o.fields.Intersection(fields).Empty() }
 
 // Fingerprint tells two ownerships apart.
-func (o Ownership) Fingerprint() string { return o.fields.String() }
+func (o Ownership) Fingerprint() string { return o.encoded }
 
 func (o Ownership) has(path ...any) bool {
 	return o.fields.Has(templatePath(path...))

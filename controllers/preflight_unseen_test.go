@@ -1,0 +1,62 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+)
+
+// TestPreflightWaitsForTheDeploymentController asks the API server about a change of running pods only when they may be updated.
+func TestPreflightWaitsForTheDeploymentController(t *testing.T) {
+	for name, test := range map[string]struct {
+		seen int64
+		way  way
+		asks bool
+	}{
+		"a Deployment that its controller has seen":     {2, inRunningPods, true},
+		"one that it has not":                           {1, inRunningPods, false},
+		"one that it has not, and that gets other pods": {1, byNewPods, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			r := &deploymentReconciler{now: time.Now, writer: &writer{client: interceptor.NewClient(nil, interceptor.Funcs{
+				Apply: func(context.Context, client.WithWatch, runtime.ApplyConfiguration, ...client.ApplyOption) error {
+					asked++
+					return nil
+				},
+				Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error { return nil },
+			})}}
+			observed := &workloadObservation{
+				deployment: &appsv1.Deployment{
+					ObjectMeta: metav1.ObjectMeta{Generation: 2},
+					Spec:       appsv1.DeploymentSpec{Replicas: new(int32(1))},
+					Status:     appsv1.DeploymentStatus{ObservedGeneration: test.seen},
+				},
+				workload: injection.Workload{Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{
+					Annotations: map[string]string{v1alpha1.RevisionsAnnotation: `{"agent":"agent-1"}`},
+				}}},
+				assigned: []assignedSet{{Set: injection.Set{Key: "agent", Revision: "agent-2"}, judged: true}},
+			}
+			plan := &injection.Plan{Revisions: map[string]string{"agent": "agent-2"}}
+			if _, _, err := r.preflight(t.Context(), observed, plan, test.way); err != nil {
+				t.Fatal(err)
+			}
+			if got := asked > 0; got != test.asks {
+				t.Errorf("the API server is asked: %t, want %t", got, test.asks)
+			}
+		})
+	}
+}
