@@ -85,10 +85,12 @@ func preparePatch(patch *rollout.PodPatch) ([]byte, error) {
 	for name, image := range patch.Images() {
 		container := patch.Pod.Containers[name]
 		path := fmt.Sprintf("/spec/%s/%d", container.List, container.Index)
+		status := fmt.Sprintf("/status/%s/%d", container.StatusList, container.StatusIndex)
 		operations = append(operations,
 			operation{"test", path + "/name", name},
 			operation{"replace", path + "/image", image},
-			operation{"test", fmt.Sprintf("/status/%s/%d/containerID", container.StatusList, container.StatusIndex), container.ID})
+			operation{"test", status + "/containerID", container.ID},
+			operation{"test", status + "/state/running/startedAt", metav1.NewTime(container.RunningSince)})
 	}
 	operations = append(operations,
 		operation{"add", annotationPath(v1alpha1.RevisionsAnnotation), injection.EncodeRevisions(patch.Revisions())},

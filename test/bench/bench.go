@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -53,7 +54,9 @@ type bench struct {
 	cluster *localcluster.Cluster
 	// client makes the users' requests, bare those of the bare loop.
 	client, bare client.Client
-	requests     *localcluster.WriteReader
+	// server makes those that are about no object.
+	server   rest.Interface
+	requests *localcluster.WriteReader
 	// operatorKubeconfig is a file that lets in the operator's ServiceAccount.
 	operatorKubeconfig string
 	// operator is nil while none runs.
@@ -102,6 +105,11 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.bare, err = unlimitedClient(bareConfig, bareLoopAgent); err != nil {
 		return err
 	}
+	discovery, err := discovery.NewDiscoveryClientForConfig(b.cluster.Config)
+	if err != nil {
+		return err
+	}
+	b.server = discovery.RESTClient()
 	b.requests = b.cluster.WriteReader()
 	b.say("the cluster is ready")
 	return nil

@@ -89,10 +89,15 @@ func newWaves(b *bench, budgets ...string) *waves {
 	return w
 }
 
-// measure measures a wave for each budget and the bare loop, in turns. All of them go to the other image.
+// measure measures the bare loop and a wave for each budget, in turns. All of them go to the other image.
 func (w *waves) measure(ctx context.Context) error {
 	for i := range w.repeats {
 		w.say("repeat %d of %d", i+1, w.repeats)
+		limit, err := w.measureLimit(ctx)
+		if err != nil {
+			return err
+		}
+		w.limit.samples = append(w.limit.samples, limit)
 		if err := w.startAndCatchUp(ctx); err != nil {
 			return err
 		}
@@ -102,17 +107,10 @@ func (w *waves) measure(ctx context.Context) error {
 				return err
 			}
 			w.columns[i].samples = append(w.columns[i].samples, wave)
+			w.columns[i].limits = w.limit.samples
 		}
 		if err := w.stopOperator(); err != nil {
 			return err
-		}
-		limit, err := w.measureLimit(ctx)
-		if err != nil {
-			return err
-		}
-		w.limit.samples = append(w.limit.samples, limit)
-		for _, c := range w.columns {
-			c.limits = w.limit.samples
 		}
 	}
 	return nil
