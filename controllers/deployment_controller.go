@@ -64,10 +64,10 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		r.sightings.forget(request.NamespacedName)
 		r.unseen.forget(request.NamespacedName)
 		r.preflights.forget(request.NamespacedName)
-		r.promotions.end(request.NamespacedName)
+		r.promotions.end(request.NamespacedName, r.now())
 		return quietly(r.deletePullsOf(ctx, request.NamespacedName))
 	}
-	r.promotions.see(request.NamespacedName, observed.intent)
+	r.promotions.see(request.NamespacedName, observed.intent, r.now())
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
 		return quietly(err)
 	}

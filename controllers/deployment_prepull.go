@@ -121,7 +121,7 @@ func prePullPod(deployment *appsv1.Deployment, pull *rollout.Pull) *corev1.Pod {
 		Spec: corev1.PodSpec{
 			NodeName:                      pull.Node,
 			ServiceAccountName:            template.ServiceAccountName,
-			ImagePullSecrets:              template.ImagePullSecrets,
+			ImagePullSecrets:              slices.Clone(template.ImagePullSecrets),
 			AutomountServiceAccountToken:  new(false),
 			EnableServiceLinks:            new(false),
 			RestartPolicy:                 corev1.RestartPolicyNever,

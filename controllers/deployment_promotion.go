@@ -84,8 +84,8 @@ func (r *deploymentReconciler) beginPromotion(ctx context.Context, observed *wor
 			From: marksOf(observed.workload.Template), StartedAt: snapshot.Now.UTC(), PauseDeclared: snapshot.Deployment.PauseDeclared,
 		}
 		begun, err := r.writeIntent(ctx, observed, plan, intent, result)
-		if !begun {
-			r.promotions.end(name)
+		if !begun && (err == nil || isRefusal(err)) { // else it may have been, now or before, and is tried again if not.
+			r.promotions.end(name, snapshot.Now)
 		}
 		return result, err
 	default:

@@ -51,7 +51,7 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	case len(known.problems) > 0:
 		accepted, err := r.holdRefused(observed, known.problems)
 		return accepted, known, err
-	case passed, way == inRunningPods && observed.isUnseen():
+	case passed, way == inRunningPods && !refused && observed.isUnseen():
 		return plan, verdict{}, nil
 	}
 	var change podChange

@@ -23,12 +23,16 @@ import (
 func TestPreflightWaitsForTheDeploymentController(t *testing.T) {
 	for name, test := range map[string]struct {
 		seen int64
-		way  way
-		asks bool
+		// rollsOut is true when there are pods of another template.
+		rollsOut bool
+		way      way
+		asks     bool
 	}{
-		"a Deployment that its controller has seen":     {2, inRunningPods, true},
-		"one that it has not":                           {1, inRunningPods, false},
-		"one that it has not, and that gets other pods": {1, byNewPods, true},
+		"a Deployment that its controller has seen":     {2, false, inRunningPods, true},
+		"one that it has not":                           {1, false, inRunningPods, false},
+		"one that it has not, and that gets other pods": {1, false, byNewPods, true},
+		"one that is rolling out":                       {2, true, inRunningPods, true},
+		"one that is rolling out and it has not seen":   {1, true, inRunningPods, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0
@@ -49,6 +53,12 @@ func TestPreflightWaitsForTheDeploymentController(t *testing.T) {
 					Annotations: map[string]string{v1alpha1.RevisionsAnnotation: `{"agent":"agent-1"}`},
 				}}},
 				assigned: []assignedSet{{Set: injection.Set{Key: "agent", Revision: "agent-2"}, judged: true}},
+			}
+			if test.rollsOut {
+				observed.replicaSets = []appsv1.ReplicaSet{{
+					ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{templateIdentity: "another"}},
+					Spec:       appsv1.ReplicaSetSpec{Replicas: new(int32(1))},
+				}}
 			}
 			plan := &injection.Plan{Revisions: map[string]string{"agent": "agent-2"}}
 			if _, _, err := r.preflight(t.Context(), observed, plan, test.way); err != nil {

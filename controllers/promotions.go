@@ -27,7 +27,7 @@ type promotions struct {
 	mutex    sync.Mutex
 	underWay map[types.NamespacedName]underWay
 	// waiting are the workloads whose turn it was not, and call lets one come again.
-	waiting []types.NamespacedName
+	waiting []waiter
 	call    func(types.NamespacedName)
 }
 
@@ -36,6 +36,12 @@ type underWay struct {
 	until time.Time
 	// seen is true when the cache has shown it.
 	seen bool
+}
+
+// waiter is a workload that waits for its turn, and when it asked last: one that does not ask again has given up.
+type waiter struct {
+	workload types.NamespacedName
+	asked    time.Time
 }
 
 func newPromotions(atATime int, call func(types.NamespacedName)) *promotions {
@@ -47,50 +53,65 @@ func (p *promotions) begin(workload types.NamespacedName, now time.Time) bool {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	others := 0
-	for other, promotion := range p.underWay {
-		if other != workload && now.Before(promotion.until) {
+	for other, known := range p.underWay {
+		if other != workload && now.Before(known.until) {
 			others++
 		}
 	}
-	if others >= p.atATime {
-		if !slices.Contains(p.waiting, workload) {
-			p.waiting = append(p.waiting, workload)
+	place := slices.IndexFunc(p.waiting, func(waiting waiter) bool { return waiting.workload == workload })
+	switch {
+	case others < p.atATime:
+		p.underWay[workload] = underWay{until: now.Add(promotion.Deadline)}
+		if place >= 0 {
+			p.waiting = slices.Delete(p.waiting, place, place+1)
 		}
-		return false
+		return true
+	case place >= 0:
+		p.waiting[place].asked = now
+	default:
+		p.waiting = append(p.waiting, waiter{workload, now})
 	}
-	p.underWay[workload] = underWay{until: now.Add(promotion.Deadline)}
-	return true
+	return false
 }
 
 // see takes in what the cache shows of a workload: one that it showed and shows no more is over.
-func (p *promotions) see(workload types.NamespacedName, intent *promotion.Intent) {
+func (p *promotions) see(workload types.NamespacedName, intent *promotion.Intent, now time.Time) {
 	if intent == nil {
-		p.endIf(workload, func(known underWay) bool { return known.seen })
+		p.endIf(workload, now, func(known underWay) bool { return known.seen })
 		return
 	}
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	p.underWay[workload] = underWay{until: intent.StartedAt.Add(promotion.Deadline), seen: true}
+	until := intent.StartedAt.Add(promotion.Deadline)
+	if latest := now.Add(promotion.Deadline); until.After(latest) {
+		until = latest // another clock is ahead of ours.
+	}
+	p.underWay[workload] = underWay{until: until, seen: true}
 }
 
-// end is the end of a promotion that came to nothing.
-func (p *promotions) end(workload types.NamespacedName) {
-	p.endIf(workload, func(underWay) bool { return true })
+// end is the end of a promotion that came to nothing, or whose Deployment is gone.
+func (p *promotions) end(workload types.NamespacedName, now time.Time) {
+	p.endIf(workload, now, func(underWay) bool { return true })
 }
 
 // endIf ends a promotion, if there is one of which that is true, and calls who waits first.
-func (p *promotions) endIf(workload types.NamespacedName, isOver func(underWay) bool) {
+func (p *promotions) endIf(workload types.NamespacedName, now time.Time, isOver func(underWay) bool) {
+	if next, ok := p.endAndNext(workload, now, isOver); ok {
+		p.call(next)
+	}
+}
+
+func (p *promotions) endAndNext(workload types.NamespacedName, now time.Time, isOver func(underWay) bool) (next types.NamespacedName, ok bool) {
 	p.mutex.Lock()
-	known, ok := p.underWay[workload]
-	if !ok || !isOver(known) {
-		p.mutex.Unlock()
-		return
+	defer p.mutex.Unlock()
+	if known, ok := p.underWay[workload]; !ok || !isOver(known) {
+		return next, false
 	}
 	delete(p.underWay, workload)
-	next := p.waiting[:min(len(p.waiting), 1)]
-	p.waiting = p.waiting[len(next):]
-	p.mutex.Unlock()
-	for _, workload := range next {
-		p.call(workload)
+	p.waiting = slices.DeleteFunc(p.waiting, func(waiting waiter) bool { return now.Sub(waiting.asked) >= 2*promotionTurn })
+	if len(p.waiting) == 0 {
+		return next, false
 	}
+	next, p.waiting = p.waiting[0].workload, p.waiting[1:]
+	return next, true
 }

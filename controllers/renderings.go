@@ -14,7 +14,8 @@ import (
 	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
-// renderingsKept is for how many workloads renderings remember: those under way, most of the time. One takes some 20 KiB.
+// renderingsKept is for how many workloads renderings remember: what happens to one workload comes close together, so that those under way are
+// among them. One takes some 20 KiB.
 const renderingsKept = 256
 
 // renderings remembers what workloads were rendered to last: in an update, much happens to a workload that changes nothing of that. Losing one

@@ -105,11 +105,11 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.bare, err = unlimitedClient(bareConfig, bareLoopAgent); err != nil {
 		return err
 	}
-	discovery, err := discovery.NewDiscoveryClientForConfig(b.cluster.Config)
+	server, err := discovery.NewDiscoveryClientForConfig(b.cluster.Config)
 	if err != nil {
 		return err
 	}
-	b.server = discovery.RESTClient()
+	b.server = server.RESTClient()
 	b.requests = b.cluster.WriteReader()
 	b.say("the cluster is ready")
 	return nil
