@@ -42,6 +42,8 @@ const (
 	// quiet is for how long nobody writes before a step counts as over: longer than the operator and the simulated kubelet wait for anything.
 	quiet        = 2500 * time.Millisecond
 	pollInterval = 250 * time.Millisecond
+	// restInterval is the rest before what is compared with each other.
+	restInterval = 10 * time.Second
 	// progressInterval is how often a step that takes long says how far it is.
 	progressInterval = 5 * time.Second
 )

@@ -31,7 +31,7 @@ type fleetMeasures struct {
 
 func (b *bench) measureFleet(ctx context.Context) (*fleetMeasures, error) {
 	b.say("creating %d Deployments of %d pods", b.workloads, b.pods)
-	if _, err := b.observe(ctx, step{"creating their pods", b.createAll, b.rolledOut, b.podsRun("")}); err != nil {
+	if _, err := b.observe(ctx, step{"creating their pods", b.createAll, b.rolledOut, b.podsRun(""), 0}); err != nil {
 		return nil, err
 	}
 	m := &fleetMeasures{waves: newWaves(b, atOnce)}
@@ -65,11 +65,11 @@ func (b *bench) measureInjection(ctx context.Context) (*firstInjection, error) {
 	if err != nil {
 		return nil, err
 	}
-	bare, err := b.observe(ctx, step{"bare loop: first injection", b.inject(images[0], injections), b.rolledOut, b.templatesHave(images[0])})
+	bare, err := b.observe(ctx, step{"bare loop: first injection", b.inject(images[0], injections), b.rolledOut, b.templatesHave(images[0]), restInterval})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := b.observe(ctx, step{"taking the sidecars out again", b.takeOut, b.rolledOut, b.podsRun("")}); err != nil {
+	if _, err := b.observe(ctx, step{"taking the sidecars out again", b.takeOut, b.rolledOut, b.podsRun(""), 0}); err != nil {
 		return nil, err
 	}
 	if err := b.startOperator(ctx); err != nil {
@@ -77,7 +77,7 @@ func (b *bench) measureInjection(ctx context.Context) (*firstInjection, error) {
 	}
 	set := makeSet(images[0])
 	create := func(ctx context.Context) error { return b.client.Create(ctx, set) }
-	p, err := b.observe(ctx, step{"operator: first injection", create, b.setIsDone, b.templatesHave(images[0])})
+	p, err := b.observe(ctx, step{"operator: first injection", create, b.setIsDone, b.templatesHave(images[0]), restInterval})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (b *bench) measureRestart(ctx context.Context, image string) (*restart, err
 		}
 		return ctx.Err()
 	}
-	p, err := b.observe(ctx, step{"an operator starts and finds nothing to do", act, b.setIsDone, b.templatesHave(image)})
+	p, err := b.observe(ctx, step{"an operator starts and finds nothing to do", act, b.setIsDone, b.templatesHave(image), 0})
 	if err != nil {
 		return nil, err
 	}

@@ -28,11 +28,13 @@ type step struct {
 	act func(ctx context.Context) error
 	// met is cheap and asked all the time; verify looks closely, when nobody has written for a while.
 	met, verify condition
+	// rest is for how long nothing happens before it.
+	rest time.Duration
 }
 
 // observe does a step, and watches until it is met, nobody writes any more, and it stands up to a close look.
 func (b *bench) observe(ctx context.Context, s step) (*phase, error) {
-	if err := b.collectGarbage(ctx); err != nil {
+	if err := b.settle(ctx, s.rest); err != nil {
 		return nil, err
 	}
 	if _, err := b.requests.Next(); err != nil {
@@ -62,9 +64,13 @@ func (b *bench) observe(ctx context.Context, s step) (*phase, error) {
 	return p, stop()
 }
 
-// collectGarbage has the API server collect its garbage. It takes two or three times in a wave to do that, and would else begin each phase with what
-// the one before has left to it: a step that follows a slow one would find more room.
-func (b *bench) collectGarbage(ctx context.Context) error {
+// settle lets the machine rest, and has the API server collect its garbage, which it does two or three times in a wave. What the phase before has
+// left behind would else make a difference of more than a tenth.
+func (b *bench) settle(ctx context.Context, rest time.Duration) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(rest):
+	}
 	if err := b.server.Get().AbsPath("/debug/pprof/heap").Param("gc", "1").Do(ctx).Error(); err != nil {
 		return fmt.Errorf("having the API server collect its garbage: %w", err)
 	}

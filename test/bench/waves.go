@@ -63,7 +63,7 @@ func (b *bench) bearWithSidecars(ctx context.Context) error {
 	if err := b.await(ctx, "injecting", b.setIsDone); err != nil {
 		return err
 	}
-	_, err := b.observe(ctx, step{"creating their pods", b.scale, b.rolledOut, b.templatesHave(images[0])})
+	_, err := b.observe(ctx, step{"creating their pods", b.scale, b.rolledOut, b.templatesHave(images[0]), 0})
 	if err != nil {
 		return err
 	}
@@ -123,14 +123,14 @@ func (w *waves) measureLimit(ctx context.Context) (*sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := w.observe(ctx, step{fmt.Sprintf("bare loop: %d pods to %s", len(patches), w.image), w.sendPatches(patches), always, w.podsRun(w.image)})
+	p, err := w.observe(ctx, step{fmt.Sprintf("bare loop: %d pods to %s", len(patches), w.image), w.sendPatches(patches), always, w.podsRun(w.image), restInterval})
 	if err != nil {
 		return nil, err
 	}
 	if err := errors.Join(w.changeSet(ctx, w.image, atOnce), w.writeSlips(ctx, w.image)); err != nil {
 		return nil, err
 	}
-	after, err := w.observe(ctx, step{"an operator starts: templates follow the pods", w.startOperator, w.setIsDone, w.templatesHave(w.image)})
+	after, err := w.observe(ctx, step{"an operator starts: templates follow the pods", w.startOperator, w.setIsDone, w.templatesHave(w.image), 0})
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (w *waves) measureWave(ctx context.Context, budget string) (*sample, error)
 	p, err := w.observe(ctx, step{
 		fmt.Sprintf("wave with maxUnavailable %s: to %s", budget, w.image),
 		func(ctx context.Context) error { return w.changeSet(ctx, w.image, budget) },
-		w.setIsDone, w.templatesHave(w.image),
+		w.setIsDone, w.templatesHave(w.image), restInterval,
 	})
 	if err != nil {
 		return nil, err
