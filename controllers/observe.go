@@ -307,7 +307,7 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 	namespace := observed.deployment.Namespace
 	revision, onSlip := observed.slip[key]
 	set := &v1alpha1.SidecarSet{}
-	err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: key}, set)
+	err := o.cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: key}, set, client.UnsafeDisableDeepCopy)
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("getting set %q: %w", key, err)
 	}
@@ -478,7 +478,7 @@ func (o *observer) withManagedFields(ctx context.Context, observed *appsv1.Deplo
 func (o *observer) setsForDeployment(ctx context.Context, deployment *appsv1.Deployment) []types.NamespacedName {
 	keys := setsOf(deployment)
 	var sets v1alpha1.SidecarSetList
-	if err := o.cache.List(ctx, &sets, client.InNamespace(deployment.Namespace)); err != nil {
+	if err := o.cache.List(ctx, &sets, client.InNamespace(deployment.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "Listing the sets of a Deployment", "Deployment", klog.KObj(deployment))
 	}
 	for i := range sets.Items {
@@ -496,7 +496,7 @@ func (o *observer) setsForDeployment(ctx context.Context, deployment *appsv1.Dep
 // deploymentsForSet maps a set to the Deployments that it was assigned to, or that carry it.
 func (o *observer) deploymentsForSet(ctx context.Context, set client.Object) []reconcile.Request {
 	var deployments appsv1.DeploymentList
-	if err := o.cache.List(ctx, &deployments, client.InNamespace(set.GetNamespace()), client.MatchingFields{setIndex: set.GetName()}); err != nil {
+	if err := o.cache.List(ctx, &deployments, client.InNamespace(set.GetNamespace()), client.MatchingFields{setIndex: set.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "Listing the Deployments of a set", "SidecarSet", klog.KObj(set))
 	}
 	requests := make([]reconcile.Request, 0, len(deployments.Items))
