@@ -20,7 +20,7 @@ import (
 	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
-// CacheOptions says what the cache holds: Deployments in full, with no managed fields but our own; ReplicaSets, pods and revisions only where
+// CacheOptions says what the cache holds: Deployments in full, with no managed fields but our own and those of the order slip; ReplicaSets, pods and revisions only where
 // they are ours, stripped to what decisions need. namespaces limits it; none means all.
 func CacheOptions(namespaces []string) cache.Options {
 	injected := labels.SelectorFromSet(labels.Set{v1alpha1.InjectedLabel: "true"})
@@ -62,7 +62,7 @@ func stripDeployment(object any) (any, error) {
 			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, fieldsAreShared, "true")
 		}
 		deployment.ManagedFields = slices.DeleteFunc(deployment.ManagedFields, func(entry metav1.ManagedFieldsEntry) bool {
-			return entry.Manager != v1alpha1.FieldManager
+			return entry.Manager != v1alpha1.FieldManager && !holdsSlip(&entry)
 		})
 		if pausesByDeclaration(deployment) {
 			deployment.Annotations[declaresPause] = "true"

@@ -42,9 +42,11 @@ type deploymentReconciler struct {
 	unseen    *unseen
 	summaries *summaries
 	sightings *sightings
-	recorder  events.EventRecorder
-	now       func() time.Time
-	podSlots  *podSlots
+
+	disruptions *disruptions
+	recorder    events.EventRecorder
+	now         func() time.Time
+	podSlots    *podSlots
 
 	promotions *promotions
 	renderings *renderings
@@ -63,11 +65,13 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		r.refusals.forget(request.NamespacedName)
 		r.sightings.forget(request.NamespacedName)
 		r.unseen.forget(request.NamespacedName)
+		r.disruptions.see(request.NamespacedName, nil, 0)
 		r.preflights.forget(request.NamespacedName)
 		r.promotions.end(request.NamespacedName, r.now())
 		return quietly(r.deletePullsOf(ctx, request.NamespacedName))
 	}
 	r.promotions.see(request.NamespacedName, observed.intent, r.now())
+	r.seeDisruptions(observed)
 	if done, err := r.settleSlip(ctx, observed); done || err != nil {
 		return quietly(err)
 	}
@@ -81,6 +85,14 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		return quietly(err)
 	}
 	return reconcile.Result{RequeueAfter: soonest(outcome.recheck, recheck)}, nil
+}
+
+// seeDisruptions counts the pods that updates made unavailable, when the cache shows all updates.
+func (r *deploymentReconciler) seeDisruptions(observed *workloadObservation) {
+	name, now := client.ObjectKeyFromObject(observed.deployment), r.now()
+	if r.unseen.wait(name, observed.pods, now) == 0 {
+		r.disruptions.see(name, observed.disruptionBudgets, (&rollout.PodUpdate{Pods: observed.pods, Now: now}).Disrupted())
+	}
 }
 
 // outcome is what became of a workload's sets in a reconcile.
@@ -175,7 +187,7 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 		return true, changeSlip(ctx, r.observer, r.writer, observed.deployment, slip)
 	}
 	handed := slices.IndexFunc(observed.assigned, func(set assignedSet) bool { return set.standing == handedOver })
-	if handed < 0 {
+	if handed < 0 || observed.intent != nil { // the pause of a promotion is ours to take back first
 		return false, nil
 	}
 	key := observed.assigned[handed].Key
@@ -214,22 +226,27 @@ func (r *deploymentReconciler) tooYoung(observed *workloadObservation, plan *inj
 }
 
 // untilSettled is how long a slip that settles after some time has to be left alone. A clock that differs from the API server's makes it shorter,
-// never longer. A slip that is not ours is one that a rollback restored: the sets' controller puts it right.
+// never longer.
 func (r *deploymentReconciler) untilSettled(observed *workloadObservation, settles time.Duration) time.Duration {
-	wait := r.untilSlipIsOld(observed.deployment, settles)
+	wait := r.untilSlipIsOld(observed, settles)
 	if wait == 0 && (observed.misses() || !rolloutOf(observed.deployment).Observed) {
-		return r.untilSlipIsOld(observed.deployment, slipObserved)
+		return r.untilSlipIsOld(observed, slipObserved)
 	}
 	return wait
 }
 
-func (r *deploymentReconciler) untilSlipIsOld(deployment *appsv1.Deployment, old time.Duration) time.Duration {
-	if len(slipOf(deployment)) == 0 {
+// untilSlipIsOld is how long a slip is young. One that others wrote came with a manifest that was copied, and may be what the sets' controller would
+// write, which then writes nothing; or a rollback restored it, and the sets' controller puts it right.
+func (r *deploymentReconciler) untilSlipIsOld(observed *workloadObservation, old time.Duration) time.Duration {
+	if len(observed.slip) == 0 {
 		return 0
 	}
-	written := slipWritten(deployment)
-	if written.IsZero() {
-		return max(old, slipSettles)
+	written, byUs := slipWritten(observed.deployment)
+	if !byUs {
+		old = max(old, slipSettles)
+	}
+	if !byUs && !observed.isOfToday() {
+		return old
 	}
 	if age := r.now().Sub(written); age >= 0 && age < old {
 		return old - age
@@ -249,6 +266,11 @@ func (r *deploymentReconciler) untilComplete(deployment *appsv1.Deployment) time
 		}
 	}
 	return 0
+}
+
+// isOfToday is true when the slip names only revisions that its sets assign today.
+func (o *workloadObservation) isOfToday() bool {
+	return !slices.ContainsFunc(o.assigned, func(set assignedSet) bool { return o.slip[set.Key] != "" && !set.today })
 }
 
 // misses is true when a revision on the slip is not there. That is so for a moment when the slip comes into the cache ahead of it.

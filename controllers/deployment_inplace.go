@@ -100,7 +100,9 @@ func (r *deploymentReconciler) waitForRollout(ctx context.Context, observed *wor
 	}
 	observed.eachNew(plan, func(key string) {
 		result.phases[key] = rollout.UpdatingPods
-		result.problems[key] = waits
+		if !observed.isUnseen() { // else nothing rolls out, and nobody but the Deployment controller is waited for
+			result.problems[key] = waits
+		}
 	})
 	return result, nil
 }
@@ -151,7 +153,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		result.recheck, result.keepsPulls = soonest(result.recheck, wait), true // what other pods wait for is not over
 		return result, nil
 	}
-	step := rollout.NextPods(update)
+	step := r.disruptions.next(client.ObjectKeyFromObject(observed.deployment), update)
 	if update.RollingOut {
 		result.recheck = soonest(result.recheck, step.Recheck)
 	} else {
@@ -165,7 +167,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	if err := r.prePull(ctx, observed, update, step.PrePull, result); err != nil {
 		return result, err
 	}
-	if plan.Changed && len(step.Updates) == 0 && (step.Done || step.Vacant || update.Desired == 0) {
+	if plan.Changed && len(step.Updates) == 0 && (step.Done || step.Vacant) {
 		return r.beginPromotion(ctx, observed, plan, result)
 	}
 	return result, nil

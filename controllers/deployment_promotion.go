@@ -192,14 +192,10 @@ func (r *deploymentReconciler) cedePause(ctx context.Context, observed *workload
 	return r.writer.cedePause(ctx, deployment)
 }
 
-// undoPromotion puts the template back that the ReplicaSet still has. Without the revisions that it was rendered from, it ends the promotion
-// as it is.
+// undoPromotion puts the template back that the ReplicaSet still has. Without the revisions that it was rendered from, and when the API server
+// refuses it, it ends the promotion as it is: a rollout is better than a pause without end.
 func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan) error {
-	var before []injection.Set
-	for key, content := range observed.before {
-		before = append(before, injection.Set{Key: key, Revision: observed.intent.From[key], Content: content})
-	}
-	plan := asIs
+	plan, before := asIs, observed.setsBefore()
 	if len(before) == len(observed.intent.From) {
 		rendered, err := r.renderer.Render(observed.workload, before)
 		if err != nil {
@@ -208,5 +204,25 @@ func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *work
 		plan = rendered
 	}
 	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
+	if isRefusal(err) && plan != asIs {
+		log.FromContext(ctx).Info("Ending a promotion by a rollout, since the template from before is refused", "reason", serverWords(err))
+		_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: asIs})
+	}
 	return err
+}
+
+// setsBefore are the sets as they were rendered before the promotion under way, without those whose revision is gone. Their age counts: it
+// orders what they bring.
+func (o *workloadObservation) setsBefore() []injection.Set {
+	var before []injection.Set
+	for key, content := range o.before {
+		set := injection.Set{Key: key, Revision: o.intent.From[key], Content: content}
+		for i := range o.assigned {
+			if o.assigned[i].Key == key {
+				set.CreatedAt = o.assigned[i].CreatedAt
+			}
+		}
+		before = append(before, set)
+	}
+	return before
 }

@@ -100,7 +100,7 @@ func newProcess(ctx context.Context, laboratory *laboratory, server *apiServer) 
 	writer := &writer{client: api}
 	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, recorder: recorder, now: func() time.Time { return p.server.now }})
 	p.deployments = &deploymentReconciler{
-		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), recorder: recorder, podSlots: newPodSlots(1), renderings: newRenderings(),
+		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), disruptions: newDisruptions(), recorder: recorder, podSlots: newPodSlots(1), renderings: newRenderings(),
 		promotions: newPromotions(1, func(workload types.NamespacedName) { p.enqueue(task{deploymentKind, workload.Name}, 0) }),
 		now:        func() time.Time { return p.server.now },
 	}

@@ -4,6 +4,7 @@
 package controllers
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -58,18 +59,29 @@ func slipOf(deployment *appsv1.Deployment) map[string]string {
 	return injection.Revisions(deployment.Annotations[v1alpha1.TargetRevisionsAnnotation])
 }
 
-// slipWritten is when we wrote a Deployment's order slip, to the second; zero when the slip is not ours.
-func slipWritten(deployment *appsv1.Deployment) time.Time {
+// slipWritten is when a Deployment's order slip was written, to the second, and whether we wrote it. Others do in a manifest that was copied, and
+// with "kubectl rollout undo". When managed fields do not tell, it came with the Deployment.
+func slipWritten(deployment *appsv1.Deployment) (written time.Time, byUs bool) {
+	written = deployment.CreationTimestamp.Time
 	for i := range deployment.ManagedFields {
 		entry := &deployment.ManagedFields[i]
-		if !isSlipEntry(entry) || entry.Time == nil {
+		if entry.Time == nil || !holdsSlip(entry) {
 			continue
 		}
-		if fields, err := injection.ParseFields(entry); err == nil && fields.Has(slipField) {
-			return entry.Time.Time
+		if written = entry.Time.Time; isSlipEntry(entry) {
+			return written, true
 		}
 	}
-	return time.Time{}
+	return written, false
+}
+
+// holdsSlip is true of the managed fields of who wrote the order slip.
+func holdsSlip(entry *metav1.ManagedFieldsEntry) bool {
+	if entry.FieldsV1 == nil || !bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(v1alpha1.TargetRevisionsAnnotation)) {
+		return false // as most do not; to read them takes time.
+	}
+	fields, err := injection.ParseFields(entry)
+	return err == nil && fields.Has(slipField)
 }
 
 var (

@@ -210,6 +210,8 @@ type assignedSet struct {
 	strategy v1alpha1.UpdateStrategy
 	// judged is true of a revision that has not reached every pod of the set before: it may fail.
 	judged bool
+	// today is true of a revision that the set assigns now, as its update or as what has proven itself.
+	today bool
 	// outdated is true of a revision that the set's spec has moved on from, which the sets' controller has not dealt with yet.
 	outdated bool
 	// summary is what is counted of it in the pods, failure why its revision has failed here, and recheck in how long either may change by time alone.
@@ -319,6 +321,7 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		Set:      injection.Set{Key: key, CreatedAt: set.CreationTimestamp.Time, Revision: revision, Content: &injection.Content{}},
 		strategy: set.Spec.UpdateStrategy,
 		judged:   revision != set.Status.CurrentRevision,
+		today:    revision == set.Status.CurrentRevision || revision == set.Status.UpdateRevision,
 	}
 	deleting := !set.DeletionTimestamp.IsZero()
 	switch {
@@ -433,7 +436,7 @@ func (o *observer) addDisruptionBudgets(ctx context.Context, observed *workloadO
 		if !covers(budget, observed.deployment) {
 			continue
 		}
-		status := rollout.DisruptionBudget{Healthy: budget.Status.CurrentHealthy, Expected: budget.Status.ExpectedPods}
+		status := rollout.DisruptionBudget{UID: budget.UID, Healthy: budget.Status.CurrentHealthy, Expected: budget.Status.ExpectedPods}
 		if budget.Status.ObservedGeneration >= budget.Generation {
 			status.Allowed = budget.Status.DisruptionsAllowed
 		}

@@ -33,6 +33,7 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 			FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:` + v1alpha1.TargetRevisionsAnnotation + `":{}}}}`),
 		}}
 		observed.workload.Template = &deployment.Spec.Template
+		observed.slip = slipOf(deployment)
 		return observed, &injection.Plan{Changed: true, InPlace: true, Revisions: updated}
 	}
 	one, inPlace := observe("a")
@@ -42,7 +43,13 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 	back, _ := observe("a", "b")
 	back.assigned[0].judged, back.assigned[1].judged = false, false
 	foreign, _ := observe("a")
-	foreign.deployment.ManagedFields = nil
+	foreign.deployment.ManagedFields[0].Manager = "kubectl-rollout"
+	copied, _ := observe("a")
+	copied.assigned[0].today = true
+	copied.deployment.ManagedFields[0].Manager = "kubectl-create"
+	cleared, _ := observe("a")
+	cleared.assigned[0].today = true
+	cleared.deployment.ManagedFields = nil
 	for name, test := range map[string]struct {
 		observed *workloadObservation
 		plan     *injection.Plan
@@ -54,6 +61,8 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 		"through the template":                     {one, &injection.Plan{Changed: true, Revisions: inPlace.Revisions}, slipSettles - 500*time.Millisecond},
 		"not seen by the Deployment controller":    {unseen, inPlace, slipObserved - 500*time.Millisecond},
 		"a slip that a rollback restored":          {foreign, inPlace, slipSettles},
+		"a slip that came with a copied manifest":  {copied, inPlace, slipSettles - 500*time.Millisecond},
+		"a slip that nobody is known to have made": {cleared, inPlace, 0},
 		"a template that is as it has to be":       {one, &injection.Plan{}, 0},
 		"a revision that is not there, of one set": {missingRevision(one), &injection.Plan{}, slipSettles - 500*time.Millisecond},
 	} {

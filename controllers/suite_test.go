@@ -98,7 +98,7 @@ func newWorld(ctx context.Context) *world {
 	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder, now: func() time.Time { return time.Now().Add(w.ahead) }}
 	w.deployments = &deploymentReconciler{
 		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
-		sightings: newSightings(), recorder: w.recorder, podSlots: newPodSlots(podWritesAtATime), renderings: newRenderings(), promotions: newPromotions(promotionsAtATime, func(types.NamespacedName) {}),
+		sightings: newSightings(), disruptions: newDisruptions(), recorder: w.recorder, podSlots: newPodSlots(podWritesAtATime), renderings: newRenderings(), promotions: newPromotions(promotionsAtATime, func(types.NamespacedName) {}),
 		now: func() time.Time { return time.Now().Add(w.ahead) },
 	}
 	return w

@@ -89,7 +89,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	called := make(chan event.GenericEvent, 1024)
 	deployments := &deploymentReconciler{
 		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
-		sightings: newSightings(), recorder: sets.recorder, now: sets.now,
+		sightings: newSightings(), disruptions: newDisruptions(), recorder: sets.recorder, now: sets.now,
 		podSlots: newPodSlots(options.ConcurrentWorkloads), renderings: newRenderings(),
 		promotions: newPromotions(promotionsAtATime, func(workload types.NamespacedName) {
 			called <- event.GenericEvent{Object: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: workload.Namespace, Name: workload.Name}}}

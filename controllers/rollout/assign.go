@@ -52,10 +52,11 @@ func (s *Set) goal(workload *Workload, stopped, waits bool) (revision string, at
 		// The workload's controller takes the set off the slip in the write that hands its content over.
 		return workload.Slip, false
 	case s.Deleting || !workload.Selected:
-		return "", !workload.Carried
+		// One that its owner took away when the set had failed in it would else wait for those that its failure stops.
+		return "", !workload.Carried || (!s.Deleting && workload.current().Problem.IsFailure())
 	case newcomer && current != "":
 		// It gets what has proven itself, and at once when it is starting anyway.
-		return current, !workload.Complete
+		return current, workload.Observed && !workload.Complete
 	case s.failed():
 		return current, false
 	case stopped || waits:

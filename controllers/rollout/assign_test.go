@@ -35,6 +35,7 @@ func TestAssign(t *testing.T) {
 	failed := makeWorkload("failed").selected().assigned(current).at(old, 3, 1, 0).in(UpdatingPods).with(crash)
 	done := makeWorkload("done").selected().assigned(current).at(current, 3, 3, 3)
 	unselected := makeWorkload("unselected").assigned(current).at(current, 3, 3, 3)
+	unselectedFailed := makeWorkload("unselected-failed").assigned(current).at(old, 3, 1, 0).in(UpdatingPods).with(crash)
 	leaving := makeWorkload("leaving").at(current, 3, 3, 3)
 	gone := makeWorkload("gone")
 	gone.Leaving = true
@@ -57,6 +58,8 @@ func TestAssign(t *testing.T) {
 		{"one that is being changed goes over to a newer revision without another place", nil, []Workload{behind, busy.assigned("set-1.5").at(old, 3, 1, 1).in(UpdatingPods)}, "busy=set-2"},
 		{"a failure stops all", nil, []Workload{behind, failed, newcomer}, "new=set-1"},
 		{"a failure of a revision from before stops nothing", nil, []Workload{another.at(old, 3, 3, 2).with(crash), behind}, "another=set-2"},
+		{"one that its owner took away when it failed, at once", nil, []Workload{unselected, unselectedFailed, busy}, "unselected-failed="},
+		{"not so when the set goes from everywhere", func(set *Set) { set.Deleting = true }, []Workload{unselectedFailed, leaving}, ""},
 		{"canaries go first", nil, []Workload{behind, another.canary()}, "another=set-2"},
 		{"others wait for them", func(set *Set) { set.MaxConcurrentWorkloads = atMost("3") }, []Workload{behind, busy.canary()}, ""},
 		{"others follow", nil, []Workload{behind, done.canary()}, "behind=set-2"},
@@ -65,6 +68,7 @@ func TestAssign(t *testing.T) {
 		{"no canary is waited for with a revision that all had", func(set *Set) { set.Status.CurrentRevision = current }, []Workload{newcomer, makeWorkload("canary").selected().canary().rolling()}, "canary=set-2 new=set-2"},
 		{"a new workload gets what has proven itself", nil, []Workload{newcomer, done}, "new=set-1"},
 		{"at once when it is starting", nil, []Workload{newcomer.rolling(), busy}, "new=set-1"},
+		{"not when that can not be told yet", nil, []Workload{newcomer.rolling().unseen(), busy}, ""},
 		{"and comes to its end with that when others are busy", nil, []Workload{newcomer.assigned(old).at(old, 1, 1, 1).rolling(), busy}, ""},
 		{"or goes on at once when none is", nil, []Workload{newcomer.assigned(old).at(old, 1, 1, 1).rolling()}, "new=set-2"},
 		{"a slip that somebody removed is written again", func(set *Set) { set.Status.CurrentRevision = "" }, []Workload{makeWorkload("lost").selected().at(current, 3, 3, 3)}, "lost=set-2"},

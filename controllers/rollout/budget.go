@@ -7,13 +7,17 @@ import (
 	"math"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // DisruptionBudget is what the status of a PodDisruptionBudget says of the pods that it covers, those of other workloads included.
 type DisruptionBudget struct {
+	UID types.UID
 	// Allowed is how many of them may be disrupted, Healthy how many are ready, and Expected how many there are to be.
 	Allowed, Healthy, Expected int32
+	// Others are the pods of other workloads that updates have made unavailable, of which its status may not know yet.
+	Others int32
 }
 
 // budget is how many pods of a workload may become unavailable through us now.
@@ -75,21 +79,27 @@ func (u *PodUpdate) disruptions() int32 {
 // and that are not. When the budget covers the pods of others as well, those that it takes for healthy can not be told; then every pod
 // counts that we updated and that is not ready again.
 func (u *PodUpdate) disruptionsOf(disruptionBudget *DisruptionBudget) int32 {
-	var healthy, ours int32
+	var healthy int32
 	for i := range u.Pods {
-		switch pod := &u.Pods[i]; {
-		case pod.Replaced:
-		case pod.isReady(u.Now):
+		if pod := &u.Pods[i]; !pod.Replaced && pod.isReady(u.Now) {
 			healthy++
-		case pod.Update != nil:
-			ours++
 		}
 	}
 	unknown := max(0, disruptionBudget.Healthy-healthy)
 	if disruptionBudget.Expected > u.Desired {
-		unknown = ours
+		unknown = u.Disrupted() + disruptionBudget.Others
 	}
 	return max(0, disruptionBudget.Allowed-unknown)
+}
+
+// Disrupted is how many pods were updated and are not ready again.
+func (u *PodUpdate) Disrupted() (count int32) {
+	for i := range u.Pods {
+		if pod := &u.Pods[i]; !pod.Replaced && pod.Update != nil && !pod.isReady(u.Now) {
+			count++
+		}
+	}
+	return count
 }
 
 // maxUnavailable is the smallest one of the sets that have something to update.

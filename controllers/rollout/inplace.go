@@ -56,7 +56,7 @@ type PodStep struct {
 	Updates []PodPatch
 	// Done is true when every pod runs every set's revision and is available with it.
 	Done bool
-	// Vacant is true when there is no pod, and no partition that would have pods born at old revisions.
+	// Vacant is true when there is no pod, or is to be none, and no partition that would have pods born at old revisions.
 	Vacant bool
 	// Partitioned is true when only partitions keep pods, or those that are to come, at old revisions.
 	Partitioned bool
@@ -204,9 +204,9 @@ func NextPods(update PodUpdate) PodStep {
 	}
 	step.PrePull = pulls.step()
 	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
-	if len(pods) == 0 {
+	if len(pods) == 0 || update.Desired == 0 {
 		step.Partitioned = update.keepsNewPodsOld()
-		step.Vacant = !step.Partitioned
+		step.Vacant, step.Done = !step.Partitioned, step.Done && !step.Partitioned
 		return step
 	}
 	step.Partitioned = step.Partitioned && !step.settling && len(step.Updates) == 0 && update.onlyPartitioned()
@@ -228,9 +228,10 @@ func (u *PodUpdate) provenSets() []SetUpdate {
 	return sets
 }
 
-// keepsNewPodsOld is true when pods that are to come are born at an old revision, because of a partition.
+// keepsNewPodsOld is true when pods that are to come are born at an old revision, because of a partition. With no pod to come, it is that of the
+// first one.
 func (u *PodUpdate) keepsNewPodsOld() bool {
-	return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return Partition(set.Partition, u.Desired) > 0 })
+	return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return Partition(set.Partition, max(1, u.Desired)) > 0 })
 }
 
 // count takes a pod into account that is behind with so many sets, of which partitions let so many go.

@@ -92,6 +92,12 @@ func TestNextPods(t *testing.T) {
 		{name: "a missing pod is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) { u.Desired = 2 }},
 		{name: "no pod is there", update: makeUpdate(), change: func(u *PodUpdate) { u.Desired = 2 }, state: "vacant"},
 		{name: "no pod is there, and a partition", update: makeUpdate(), change: func(u *PodUpdate) { u.Desired, u.Sets[0].Partition = 2, number(1) }, state: "partitioned"},
+		{name: "no pod is to be there", update: makeUpdate(), state: "done"},
+		{name: "no pod is to be there, and a partition", update: makeUpdate(), change: func(u *PodUpdate) { u.Sets[0].Partition = percent("50%") }, state: "partitioned"},
+		{name: "no pod is to be there any more", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) { u.Desired = 0 }, state: "vacant"},
+		{name: "no pod is to be there any more, and a partition", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) {
+			u.Desired, u.Sets[0].Partition = 0, number(1)
+		}, state: "partitioned"},
 		{name: "a pod whose last update the kubelet has not seen is not updated again", update: makeUpdate(makePod("a", old), notReady(makePod("b", old))), change: func(u *PodUpdate) {
 			u.Pods[1].Update, u.Pods[1].Observed = &InPlaceUpdate{}, false
 			u.Sets[0].MaxUnavailable = number(2)

@@ -35,6 +35,8 @@ func (w Workload) at(revision string, injected, updated, available int32) Worklo
 
 func (w Workload) rolling() Workload { w.Complete = false; return w }
 
+func (w Workload) unseen() Workload { w.Observed = false; return w }
+
 func (w Workload) with(problem *Problem) Workload { w.Summary.Problem = problem; return w }
 
 func (w Workload) canary() Workload { w.Canary = true; return w }

@@ -11,6 +11,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -72,6 +73,28 @@ var _ = Describe("In-place updates: while maxUnavailable is 3,", Ordered, func()
 		shop.comesTo(ctx, "blocked", 4, "web=nginx:1", "log-agent=busybox:2")
 		shop.expectRestarts(ctx, "blocked", before, 1, "log-agent")
 		shop.kubectl(ctx, "delete", "pod", failed)
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+	})
+})
+
+var _ = Describe("In-place updates: a PodDisruptionBudget over several Deployments", func() {
+	It("that allows one lets one pod go after the other, whosever it is", func(ctx SpecContext) {
+		const done = "web=nginx:1 log-agent=busybox:2"
+		names := []string{"one", "two", "three"}
+		set := logAgent().MaxUnavailable("3")
+		for _, name := range names {
+			shop.apply(ctx, web(name).Replicas(3).Spec(func(spec *appsv1.DeploymentSpec) { spec.Template.Labels["team"] = "shop" }).Obj())
+		}
+		shop.inject(ctx, set, names...)
+		shop.kubectl(ctx, "create", "poddisruptionbudget", "team", "--selector=team=shop", "--max-unavailable=1")
+		Eventually(ctx, shop.disruptionsAllowed).WithArguments("team").Should(BeEquivalentTo(1))
+
+		pods := record[*corev1.Pod](ctx, &corev1.PodList{}, client.InNamespace(shop.name))
+		shop.apply(ctx, set.Image("log-agent", "busybox:2").Obj())
+		for _, name := range names {
+			Eventually(ctx, shop.tally).WithArguments(name).WithTimeout(2 * timeout).Should(Equal(map[string]int{done: 3}))
+		}
+		Expect(most(pods.all(), time.Time{}, "")).To(Equal(1))
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
 	})
 })
