@@ -1,4 +1,4 @@
-# Every target is one honest command. Nothing but Go and make is needed (docker-build and model aside); what is built lands in bin/.
+# Every target is one honest command. Nothing but Go and make is needed, except where a target says so; what is built lands in bin/.
 
 IMG ?= sidecarset:dev
 KUBEBUILDER_ASSETS ?= $(CURDIR)/bin/k8s
@@ -12,7 +12,7 @@ TOOL_MODULE := hack/tools/go.mod hack/tools/go.sum
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN { FS = ":.*## " } /^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ## Try it
 

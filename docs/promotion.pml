@@ -258,11 +258,12 @@ inline start() {
 	:: else -> break
 	od;
 	if
-	:: (dep & NEW) || !(dep & SEEN)
+	:: dep & NEW
 	:: else ->
 		if
-		:: running == 1 && template(set(opR, target)) == template(dep) && replicas(dep) > 0 -> action = BEGIN
-		:: running == 0 && replicas(dep) == 0 -> action = APPLY_PLAINLY
+		:: replicas(dep) == 0 -> action = APPLY_PLAINLY
+		:: replicas(dep) > 0 && (dep & SEEN) && running == 0 && paused(dep) -> action = APPLY_PLAINLY
+		:: replicas(dep) > 0 && (dep & SEEN) && running == 1 && template(set(opR, target)) == template(dep) -> action = BEGIN
 		:: else
 		fi
 	fi

@@ -65,7 +65,8 @@ const (
 	ReasonFieldConflict = "FieldConflict"
 	// ReasonPreflightFailed: the set can not be rendered for a workload, or the API server refuses the result.
 	ReasonPreflightFailed = "PreflightFailed"
-	// ReasonWorkloadStuck: a Deployment exceeded its own progress deadline with the rendered template.
+	// ReasonWorkloadStuck: a Deployment exceeded its own progress deadline with the rendered template, or its application can not be started, or
+	// is not ready a minute after the sidecars are.
 	ReasonWorkloadStuck = "WorkloadStuck"
 )
 
@@ -78,7 +79,8 @@ const (
 	ReasonImagePullFailed = "ImagePullFailed"
 	// ReasonCrashLoop: an updated sidecar does not stay up.
 	ReasonCrashLoop = "CrashLoop"
-	// ReasonProgressDeadlineExceeded: an updated sidecar is not available within updateStrategy.progressDeadlineSeconds.
+	// ReasonProgressDeadlineExceeded: an updated sidecar is not available within updateStrategy.progressDeadlineSeconds; in a rolling update,
+	// within the Deployment's own.
 	ReasonProgressDeadlineExceeded = "ProgressDeadlineExceeded"
 	// ReasonDisruptionBudget: a PodDisruptionBudget allows no disruption; the workload waits.
 	ReasonDisruptionBudget = "DisruptionBudget"

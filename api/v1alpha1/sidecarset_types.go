@@ -178,22 +178,22 @@ type UpdateStrategy struct {
 	// +optional
 	Paused bool `json:"paused,omitempty"`
 
-	// maxUnavailable is how many pods of one workload may be unavailable, for any cause, while they are updated: a number, or a
-	// percentage of the desired replicas (rounded down, at least 1).
+	// maxUnavailable is how many pods of one workload may be unavailable, for any cause, while they are updated in place: a number, or a
+	// percentage of the desired replicas (rounded down, at least 1). A rolling update obeys the Deployment's own strategy.
 	// +optional
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 : self.matches('^([1-9][0-9]?|100)%$')",message="must be a number of at least 1 or a percentage from \"1%\" to \"100%\"; to change nothing for now, write paused: true"
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
 
-	// partition is how many pods of one workload stay at the old revision: a number, or a percentage of the desired replicas
-	// (rounded up).
+	// partition is how many pods of one workload stay at the old revision in an update in place: a number, or a percentage of the desired
+	// replicas (rounded up). A change that needs a rolling update reaches all pods.
 	// +optional
 	// +kubebuilder:default=0
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 0 : self.matches('^([0-9]|[1-9][0-9]|100)%$')",message="must be a number of at least 0 or a percentage from \"0%\" to \"100%\""
 	Partition *intstr.IntOrString `json:"partition,omitempty"`
 
-	// maxConcurrentWorkloads is how many workloads are changed at the same time: a number, or a percentage of the selected ones
-	// (rounded down, at least 1).
+	// maxConcurrentWorkloads is how many workloads are changed at the same time: a number, or a percentage of the set's
+	// workloads (rounded down, at least 1).
 	// +optional
 	// +kubebuilder:default="10%"
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 : self.matches('^([1-9][0-9]?|100)%$')",message="must be a number of at least 1 or a percentage from \"1%\" to \"100%\"; to change nothing for now, write paused: true"
@@ -215,7 +215,8 @@ type UpdateStrategy struct {
 	// +kubebuilder:validation:Minimum=0
 	MinReadySeconds int32 `json:"minReadySeconds,omitempty"`
 
-	// progressDeadlineSeconds is after how many seconds an updated sidecar that is not available counts as failed.
+	// progressDeadlineSeconds is after how many seconds a sidecar that was updated in place and is not available counts as failed. In a
+	// rolling update it is the Deployment's own deadline.
 	// +optional
 	// +kubebuilder:default=300
 	// +kubebuilder:validation:Minimum=1
@@ -296,7 +297,7 @@ type SidecarSetStatus struct {
 	// +optional
 	Workloads int32 `json:"workloads"`
 
-	// updatedWorkloads is how many of them have updateRevision in their template and in every pod.
+	// updatedWorkloads is how many of them have updateRevision in their template and in every pod, with its sidecars available.
 	// +optional
 	UpdatedWorkloads int32 `json:"updatedWorkloads"`
 
@@ -308,7 +309,7 @@ type SidecarSetStatus struct {
 	// +optional
 	InjectedPods int32 `json:"injectedPods"`
 
-	// updatedPods is how many of them carry updateRevision.
+	// updatedPods is how many of them carry updateRevision, in workloads that are to have it.
 	// +optional
 	UpdatedPods int32 `json:"updatedPods"`
 

@@ -65,7 +65,7 @@ func (d *demo) compareRunning(before, after running) error {
 		if !existed {
 			return fmt.Errorf("%s is in a new pod: the update was not made in place", name)
 		}
-		isSidecar := current.image == newImage
+		isSidecar := old.image == oldImage
 		if restarted := current.id != old.id; restarted != isSidecar {
 			return fmt.Errorf("%s (%s) was restarted: %v", name, current.image, restarted)
 		}

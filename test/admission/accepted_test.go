@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -76,6 +77,26 @@ var _ = Describe("config", func() {
 		}
 		_, err = kubectl(ctx, "", "kustomize", "../../config/samples")
 		Expect(err).NotTo(HaveOccurred())
+
+		content, err := os.ReadFile("testdata/complete.yaml")
+		Expect(err).NotTo(HaveOccurred())
+		var example v1alpha1.SidecarSet
+		Expect(yaml.UnmarshalStrict(content, &example)).To(Succeed())
+		Expect(unset(reflect.ValueOf(example.Spec), "Spec")).To(BeEmpty())
+	})
+
+	It("installs everything with a plain kubectl apply, and the image that make docker-build makes", func(ctx SpecContext) {
+		// In a dry run no namespace comes to be that the others could be in.
+		_, err := kubectl(ctx, "", "apply", "-f", "../../config/manager/namespace.yaml")
+		Expect(err).NotTo(HaveOccurred())
+		_, err = kubectl(ctx, "", "apply", "--dry-run=server", "-k", "../../config/default")
+		Expect(err).NotTo(HaveOccurred())
+
+		makefile, err := os.ReadFile("../../Makefile")
+		Expect(err).NotTo(HaveOccurred())
+		image := regexp.MustCompile(`(?m)^IMG \?= (.+)$`).FindSubmatch(makefile)
+		Expect(image).NotTo(BeNil())
+		Expect(kubectl(ctx, "", "kustomize", "../../config/default")).To(MatchRegexp(`(?m)^ +image: ` + regexp.QuoteMeta(string(image[1])) + `$`))
 	})
 
 	It("has CRDs that a plain kubectl apply can install", func(ctx SpecContext) {
@@ -122,6 +143,28 @@ var _ = DescribeTable("kubectl explain has a sentence for every field of",
 	Entry(nil, "sidecarset.status", v1alpha1.SidecarSetStatus{}),
 	Entry(nil, "sidecarset.status.problems", v1alpha1.Problem{}),
 )
+
+// unset returns the paths of the fields of ours that have no value.
+func unset(value reflect.Value, path string) (paths []string) {
+	switch {
+	case value.Kind() == reflect.Pointer:
+		return unset(value.Elem(), path)
+	case value.Kind() == reflect.Slice:
+		return unset(value.Index(0), path)
+	case value.Kind() != reflect.Struct || value.Type().PkgPath() != reflect.TypeFor[v1alpha1.SidecarSet]().PkgPath():
+		return nil
+	}
+	for field, value := range value.Fields() {
+		switch path := path + "." + field.Name; {
+		case field.Anonymous: // Kubernetes' own
+		case value.IsZero():
+			paths = append(paths, path)
+		default:
+			paths = append(paths, unset(value, path)...)
+		}
+	}
+	return paths
+}
 
 // fieldsOf are the JSON names of the fields that a struct declares itself. Embedded types are Kubernetes' own, and so is metadata.
 func fieldsOf(object any) []string {

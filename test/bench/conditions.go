@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/discovery"
@@ -16,9 +17,13 @@ import (
 
 // conditions say on what, and how, a scenario was measured.
 func (b *bench) conditions(s scenario) string {
-	return fmt.Sprintf("`make bench BENCH=%s` on %s: %d Deployments × %d pods, %d repeat(s), on %s; Kubernetes %s.\n"+
+	command := "make bench BENCH=" + s.name
+	if len(b.given) > 0 {
+		command += fmt.Sprintf(" BENCH_FLAGS=%q", strings.Join(b.given, " "))
+	}
+	return fmt.Sprintf("`%s` on %s: %d Deployments × %d pods, %d repeat(s), on %s; Kubernetes %s.\n"+
 		"The operator ran with `--concurrent-workloads=%d --kube-api-qps=%s --kube-api-burst=%s`, the set with `maxConcurrentWorkloads: 100%%` and `progressDeadlineSeconds: 3600`.",
-		s.name, b.started.UTC().Format(time.DateOnly), b.workloads, b.pods, b.repeats, machine(), b.kubernetesVersion(),
+		command, b.started.UTC().Format(time.DateOnly), b.workloads, b.pods, b.repeats, machine(), b.kubernetesVersion(),
 		b.concurrency, unlimited, unlimited)
 }
 

@@ -22,6 +22,8 @@ type options struct {
 	concurrency              int
 	operator                 string
 	document                 string
+	// given are the flags that the figures depend on, as they were given.
+	given []string
 }
 
 // scenario is a fleet and what is measured with it.
@@ -62,6 +64,11 @@ func run(ctx context.Context, arguments []string) error {
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
+	flags.Visit(func(given *flag.Flag) {
+		if given.Name != "document" && given.Name != "operator" {
+			o.given = append(o.given, fmt.Sprintf("-%s %s", given.Name, given.Value))
+		}
+	})
 	chosen, err := choose(flags.Args())
 	if err != nil {
 		return err

@@ -200,6 +200,7 @@ func (s *mortalStory) specs() {
 		for _, v := range all[1:] {
 			Expect(v.portrait(ctx)).To(Equal(end), "%s", v.death)
 		}
+		Expect(undisturbed.written(s.writes[statusWrite])).To(Equal(s.writes), "no write came after those that were looked at")
 	})
 
 	JustAfterEach(func() {

@@ -5,7 +5,7 @@ package e2e
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
 	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
 
@@ -101,6 +102,7 @@ var _ = Describe("Acceptance 10 of the fleet: with prePull BeforeUpdate", func()
 
 	It("each node pulls once before its pods are updated, and no pod is left that pulled", func(ctx SpecContext) {
 		log := writesFromNow()
+		pods := record[*corev1.Pod](ctx, &corev1.PodList{}, client.InNamespace(shop.name))
 		shop.apply(ctx, set().Image("log-agent", "busybox:2").Obj())
 		shop.comesTo(ctx, "web", replicas, "web=nginx:1", "log-agent=busybox:2")
 		shop.waitUntilReady(ctx, "log-agent")
@@ -109,7 +111,7 @@ var _ = Describe("Acceptance 10 of the fleet: with prePull BeforeUpdate", func()
 		counts, err := log.byOperator(shop.name)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(counts).To(And(HaveKeyWithValue("create pods", 2), HaveKeyWithValue("delete pods", 2), HaveKeyWithValue("patch pods", replicas)))
-		Expect(log.pulledAhead(shop.name)).To(BeTrue())
+		Expect(pulledBefore(pods.all(), "busybox:2")).To(And(HaveLen(replicas), HaveEach(BeTrue())), "the image was on the node of each pod before")
 	})
 
 	It("an image that is missing has not one sidecar killed, and a correction goes through", func(ctx SpecContext) {
@@ -183,22 +185,17 @@ func (n *namespace) podsOn(ctx context.Context, node string) (names []string, er
 	return names, err
 }
 
-// pulledAhead is true when no pod was updated before some image was pulled.
-func (l writeLog) pulledAhead(namespace string) (bool, error) {
-	writes, err := cluster.Writes()
-	if err != nil {
-		return false, err
-	}
-	for _, write := range writes[l.from:] {
-		if write.User.Name != operatorUser || write.Object.Namespace != namespace || write.IsDryRun() {
-			continue
-		}
-		switch what(write) {
-		case "create pods":
-			return true, nil
-		case "patch pods":
-			return false, nil
+// pulledBefore are the pods that were given an image, and whether a pod that pulls had pulled it on their node before.
+func pulledBefore(events []recorded[*corev1.Pod], image string) map[string]bool {
+	pulled, result := map[string]bool{}, map[string]bool{}
+	for _, event := range events {
+		pod := event.object
+		has := slices.ContainsFunc(pod.Spec.Containers, func(container corev1.Container) bool { return container.Image == image })
+		if pod.Labels[v1alpha1.InjectedLabel] == v1alpha1.PrePullLabelValue {
+			pulled[pod.Spec.NodeName] = pulled[pod.Spec.NodeName] || (has && rollout.PullOf(pod).Pulled)
+		} else if _, known := result[pod.Name]; has && !known {
+			result[pod.Name] = pulled[pod.Spec.NodeName]
 		}
 	}
-	return false, fmt.Errorf("neither a pull nor an update is in the audit log")
+	return result
 }

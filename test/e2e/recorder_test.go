@@ -56,11 +56,15 @@ func (r *recorder[T]) add(event recorded[T]) {
 	r.events = append(r.events, event)
 }
 
-// of are the events of a Deployment, or of its pods.
-func (r *recorder[T]) of(namespace, deployment string) []recorded[T] {
+func (r *recorder[T]) all() []recorded[T] {
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	return slices.DeleteFunc(slices.Clone(r.events), func(event recorded[T]) bool {
+	return slices.Clone(r.events)
+}
+
+// of are the events of a Deployment, or of its pods.
+func (r *recorder[T]) of(namespace, deployment string) []recorded[T] {
+	return slices.DeleteFunc(r.all(), func(event recorded[T]) bool {
 		of := event.object.GetName()
 		if app, is := event.object.GetLabels()["app"]; is {
 			of = app
