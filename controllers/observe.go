@@ -321,7 +321,7 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		Set:      injection.Set{Key: key, CreatedAt: set.CreationTimestamp.Time, Revision: revision, Content: &injection.Content{}},
 		strategy: set.Spec.UpdateStrategy,
 		judged:   revision != set.Status.CurrentRevision,
-		today:    revision == set.Status.CurrentRevision || revision == set.Status.UpdateRevision,
+		today:    slices.Contains([]string{set.Status.CurrentRevision, set.Status.UpdateRevision}, revision),
 	}
 	deleting := !set.DeletionTimestamp.IsZero()
 	switch {

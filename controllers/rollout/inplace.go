@@ -204,13 +204,18 @@ func NextPods(update PodUpdate) PodStep {
 	}
 	step.PrePull = pulls.step()
 	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
-	if len(pods) == 0 || update.Desired == 0 {
-		step.Partitioned = update.keepsNewPodsOld()
-		step.Vacant, step.Done = !step.Partitioned, step.Done && !step.Partitioned
-		return step
-	}
-	step.Partitioned = step.Partitioned && !step.settling && len(step.Updates) == 0 && update.onlyPartitioned()
+	step.conclude(&update, len(pods))
 	return step
+}
+
+// conclude tells what a step over so many pods comes to.
+func (s *PodStep) conclude(update *PodUpdate, pods int) {
+	if pods == 0 || update.Desired == 0 {
+		s.Partitioned = update.keepsNewPodsOld()
+		s.Vacant, s.Done = !s.Partitioned, s.Done && !s.Partitioned
+		return
+	}
+	s.Partitioned = s.Partitioned && !s.settling && len(s.Updates) == 0 && update.onlyPartitioned()
 }
 
 // leavesAlone is true of a pod that the Deployment's rollout replaces, or that it may be counting on.
