@@ -58,6 +58,7 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	observed, err := r.observer.deployment(ctx, request.NamespacedName)
 	if err != nil {
 		r.reportUnread(observed, err)
+		r.disruptions.know(request.NamespacedName)
 		return quietly(err)
 	}
 	if observed == nil {
@@ -65,7 +66,7 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		r.refusals.forget(request.NamespacedName)
 		r.sightings.forget(request.NamespacedName)
 		r.unseen.forget(request.NamespacedName)
-		r.disruptions.see(request.NamespacedName, nil, 0)
+		r.disruptions.forget(request.NamespacedName)
 		r.preflights.forget(request.NamespacedName)
 		r.promotions.end(request.NamespacedName, r.now())
 		return quietly(r.deletePullsOf(ctx, request.NamespacedName))
@@ -87,11 +88,11 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	return reconcile.Result{RequeueAfter: soonest(outcome.recheck, recheck)}, nil
 }
 
-// seeDisruptions counts the pods that updates made unavailable, when the cache shows all updates.
+// seeDisruptions takes in the pods that updates made unavailable, when the cache shows all updates.
 func (r *deploymentReconciler) seeDisruptions(observed *workloadObservation) {
 	name, now := client.ObjectKeyFromObject(observed.deployment), r.now()
 	if r.unseen.wait(name, observed.pods, now) == 0 {
-		r.disruptions.see(name, observed.disruptionBudgets, (&rollout.PodUpdate{Pods: observed.pods, Now: now}).Disrupted())
+		r.disruptions.see(name, &rollout.PodUpdate{Pods: observed.pods, DisruptionBudgets: observed.disruptionBudgets, Now: now})
 	}
 }
 
@@ -236,7 +237,7 @@ func (r *deploymentReconciler) untilSettled(observed *workloadObservation, settl
 }
 
 // untilSlipIsOld is how long a slip is young. One that others wrote came with a manifest that was copied, and may be what the sets' controller would
-// write, which then writes nothing; or a rollback restored it, and the sets' controller puts it right.
+// write, which then writes nothing; or a rollback restored it, which the sets' controller puts right as soon as it may.
 func (r *deploymentReconciler) untilSlipIsOld(observed *workloadObservation, old time.Duration) time.Duration {
 	if len(observed.slip) == 0 {
 		return 0

@@ -136,7 +136,9 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 		set := &o.assigned[i]
 		inPlace := set.strategy.Type != v1alpha1.RollingUpdateUpdateStrategyType || marks[set.Key] == set.Revision
 		if plan.Revisions[set.Key] == set.Revision && !set.Held && inPlace {
-			update.Sets = append(update.Sets, set.update())
+			added := set.update()
+			added.Templated = marks[set.Key] == set.Revision
+			update.Sets = append(update.Sets, added)
 		}
 	}
 	return update
@@ -153,7 +155,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		result.recheck, result.keepsPulls = soonest(result.recheck, wait), true // what other pods wait for is not over
 		return result, nil
 	}
-	step := r.disruptions.next(client.ObjectKeyFromObject(observed.deployment), update)
+	step := r.disruptions.next(client.ObjectKeyFromObject(observed.deployment), update, observed.sharers)
 	if update.RollingOut {
 		result.recheck = soonest(result.recheck, step.Recheck)
 	} else {

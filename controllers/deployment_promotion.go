@@ -5,6 +5,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -153,14 +154,26 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 	case promotion.CedePause:
 		err = r.cedePause(ctx, observed)
 	case promotion.Finish:
-		if _, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan}); err == nil {
+		if err = r.finishPromotion(ctx, observed, plan); err == nil {
 			log.FromContext(ctx).Info("Ended promotion", "reason", step.Reason, "revisions", plan.Revisions)
 		}
 	case promotion.Undo:
 		err = r.undoPromotion(ctx, observed, plan)
 	default:
 	}
-	return result, err
+	return result.tellRefusal(err)
+}
+
+// tellRefusal makes what the API server refuses a problem of the sets that a promotion is for, and returns any other error.
+func (o *outcome) tellRefusal(err error) (*outcome, error) {
+	if !isRefusal(err) || isFieldConflict(err) { // of a conflict with somebody who owns a field, the cache does not know yet.
+		return o, err
+	}
+	for key := range o.phases {
+		o.addProblems(map[string]injection.Problem{key: problemOf(err)})
+	}
+	o.recheck = soonest(o.recheck, tryAgain)
+	return o, nil
 }
 
 // giveUpPromotion undoes a promotion whose ReplicaSet may not be changed, and lets some time pass before the next try: else the Deployment would
@@ -172,7 +185,7 @@ func (r *deploymentReconciler) giveUpPromotion(ctx context.Context, observed *wo
 	}
 	result.addProblems(problems)
 	r.refusals.remember(client.ObjectKeyFromObject(observed.deployment), promotionAttempt(plan), problems, r.now())
-	return result, r.undoPromotion(ctx, observed, plan)
+	return result.tellRefusal(r.undoPromotion(ctx, observed, plan))
 }
 
 // promotionAttempt identifies the promotion of a template to the revisions of a plan.
@@ -192,23 +205,50 @@ func (r *deploymentReconciler) cedePause(ctx context.Context, observed *workload
 	return r.writer.cedePause(ctx, deployment)
 }
 
-// undoPromotion puts the template back that the ReplicaSet still has. Without the revisions that it was rendered from, and when the API server
-// refuses it, it ends the promotion as it is: a rollout is better than a pause without end.
-func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan) error {
-	plan, before := asIs, observed.setsBefore()
-	if len(before) == len(observed.intent.From) {
-		rendered, err := r.renderer.Render(observed.workload, before)
-		if err != nil {
-			return fmt.Errorf("undoing a promotion: %w", err)
-		}
-		plan = rendered
+// finishPromotion ends a promotion with the template as it is, and when the API server refuses that by now, with the one from before: a rollout
+// is better than a pause without end.
+func (r *deploymentReconciler) finishPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan) error {
+	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: asIs})
+	if !isRefusal(err) || isFieldConflict(err) {
+		return err
 	}
-	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
-	if isRefusal(err) && plan != asIs {
-		log.FromContext(ctx).Info("Ending a promotion by a rollout, since the template from before is refused", "reason", serverWords(err))
-		_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: asIs})
+	before, renderErr := r.planBefore(observed)
+	if before == nil || renderErr != nil {
+		return errors.Join(err, renderErr)
 	}
+	log.FromContext(ctx).Info("Ending a promotion by a rollout to the template from before, since the new one is refused", "reason", serverWords(err))
+	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: before})
 	return err
+}
+
+// undoPromotion puts the template back that the ReplicaSet still has. Without the revisions that it was rendered from, and when the API server
+// refuses it, it ends the promotion as it is, likewise.
+func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan) error {
+	plan, err := r.planBefore(observed)
+	if err != nil {
+		return err
+	}
+	if plan != nil {
+		if _, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan}); !isRefusal(err) {
+			return err
+		}
+		log.FromContext(ctx).Info("Ending a promotion by a rollout, since the template from before is refused", "reason", serverWords(err))
+	}
+	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: asIs})
+	return err
+}
+
+// planBefore is the template from before the promotion under way; nil when a revision that it was rendered from is gone.
+func (r *deploymentReconciler) planBefore(observed *workloadObservation) (*injection.Plan, error) {
+	before := observed.setsBefore()
+	if len(before) != len(observed.intent.From) {
+		return nil, nil
+	}
+	plan, err := r.renderer.Render(observed.workload, before)
+	if err != nil {
+		return nil, fmt.Errorf("rendering what was before a promotion: %w", err)
+	}
+	return plan, nil
 }
 
 // setsBefore are the sets as they were rendered before the promotion under way, without those whose revision is gone. Their age counts: it

@@ -28,23 +28,52 @@ func TestWorkloadsShareADisruptionBudget(t *testing.T) {
 		}
 	}
 	d := newDisruptions()
-	expect := func(workload types.NamespacedName, budget rollout.DisruptionBudget, want int, recheck time.Duration) {
+	look := func(workload types.NamespacedName, update rollout.PodUpdate) { d.see(workload, &update) }
+	expect := func(workload types.NamespacedName, want int, state string) {
 		t.Helper()
-		step := d.next(workload, update(budget))
-		if len(step.Updates) != want || step.Recheck != recheck {
-			t.Errorf("%s updates %d pods and looks again after %s, want %d and %s", workload.Name, len(step.Updates), step.Recheck, want, recheck)
+		budget, sharers := shared, []types.NamespacedName{web, api}
+		if workload == alone {
+			budget, sharers = rollout.DisruptionBudget{UID: "another", Healthy: 1, Expected: 1}, nil
+		}
+		step := d.next(workload, update(budget), sharers)
+		got := ""
+		switch {
+		case step.BlockedByDisruptionBudget:
+			got = "waits for its team"
+		case step.Recheck == disruptionEnds:
+			got = "waits for us"
+		}
+		if len(step.Updates) != want || got != state {
+			t.Errorf("%s updates %d pods and %q, want %d and %q", workload.Name, len(step.Updates), got, want, state)
 		}
 	}
-	expect(web, shared, 1, 0)
-	expect(api, shared, 0, disruptionEnds)
-	expect(alone, rollout.DisruptionBudget{UID: "another", Allowed: 1, Healthy: 1, Expected: 1}, 1, 0)
-	expect(web, shared, 1, 0) // what it has taken itself is in its pods.
+	look(web, update(shared))
+	expect(web, 0, "waits for us") // what was taken before a start is not known yet.
+	d.know(api)
+	expect(web, 1, "")
+	expect(api, 0, "waits for us")
+	expect(alone, 0, "waits for its team")
+	expect(web, 1, "") // what it has taken itself is in its pods.
 
-	d.see(web, []rollout.DisruptionBudget{shared}, 1)
-	expect(api, shared, 0, disruptionEnds)
-	d.see(web, []rollout.DisruptionBudget{shared}, 0)
-	expect(api, shared, 1, 0)
-	expect(web, shared, 0, disruptionEnds)
-	d.see(api, nil, 0) // it is gone.
-	expect(web, shared, 1, 0)
+	down := update(shared)
+	down.Pods[0].ReadySince, down.Pods[0].Update = time.Time{}, &rollout.InPlaceUpdate{StartedAt: now}
+	look(web, down)
+	expect(api, 0, "waits for us")
+	look(web, update(shared))
+	expect(api, 1, "")
+	look(api, update(shared))
+
+	shared.Allowed = 0
+	expect(web, 0, "waits for us") // the budget has not noticed that all are ready again.
+	now = now.Add(disruptionOver)
+	expect(web, 0, "waits for its team")
+	shared.Allowed = 1
+
+	down.Pods[0].Update.StartedAt = now.Add(-disruptionKnown)
+	look(web, down)
+	expect(api, 1, "") // the budget knows of that one by now.
+	expect(web, 0, "waits for us")
+	d.forget(api)
+	look(web, update(shared))
+	expect(web, 0, "waits for us") // it may have come back.
 }

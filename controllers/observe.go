@@ -167,6 +167,7 @@ func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
 	status := &deployment.Status
 	result := rollout.Deployment{
 		Observed:      status.ObservedGeneration >= deployment.Generation,
+		New:           status.ObservedGeneration == 0,
 		Paused:        deployment.Spec.Paused,
 		Replicas:      status.Replicas,
 		ReadyReplicas: status.ReadyReplicas,
@@ -200,6 +201,8 @@ type workloadObservation struct {
 	before map[string]*injection.Content
 	// disruptionBudgets are those that cover its pods.
 	disruptionBudgets []rollout.DisruptionBudget
+	// sharers are the workloads of budgets that cover several.
+	sharers []types.NamespacedName
 	// gone are the keys on the slip whose set does not exist any more.
 	gone []string
 }
@@ -440,6 +443,9 @@ func (o *observer) addDisruptionBudgets(ctx context.Context, observed *workloadO
 		if budget.Status.ObservedGeneration >= budget.Generation {
 			status.Allowed = budget.Status.DisruptionsAllowed
 		}
+		if status.Expected > *observed.deployment.Spec.Replicas {
+			observed.sharers = append(observed.sharers, o.coveredBy(ctx, budget)...)
+		}
 		observed.disruptionBudgets = append(observed.disruptionBudgets, status)
 	}
 	return nil
@@ -536,15 +542,23 @@ func (o *observer) deploymentsForBudget(ctx context.Context, object client.Objec
 	if !ok {
 		return nil
 	}
+	var requests []reconcile.Request
+	for _, workload := range o.coveredBy(ctx, budget) {
+		requests = append(requests, reconcile.Request{NamespacedName: workload})
+	}
+	return requests
+}
+
+// coveredBy names the Deployments with an order slip whose pods a PodDisruptionBudget covers.
+func (o *observer) coveredBy(ctx context.Context, budget *policyv1.PodDisruptionBudget) (names []types.NamespacedName) {
 	var deployments appsv1.DeploymentList
 	if err := o.cache.List(ctx, &deployments, client.InNamespace(budget.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "Listing the Deployments of a PodDisruptionBudget", "PodDisruptionBudget", klog.KObj(budget))
 	}
-	var requests []reconcile.Request
 	for i := range deployments.Items {
-		if deployment := &deployments.Items[i]; len(slipOf(deployment)) > 0 && covers(budget, deployment) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(deployment)})
+		if deployment := &deployments.Items[i]; deployment.DeletionTimestamp.IsZero() && len(slipOf(deployment)) > 0 && covers(budget, deployment) {
+			names = append(names, client.ObjectKeyFromObject(deployment))
 		}
 	}
-	return requests
+	return names
 }

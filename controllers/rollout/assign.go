@@ -56,7 +56,7 @@ func (s *Set) goal(workload *Workload, stopped, waits bool) (revision string, at
 		return "", !workload.Carried || (!s.Deleting && workload.current().Problem.IsFailure())
 	case newcomer && current != "":
 		// It gets what has proven itself, and at once when it is starting anyway.
-		return current, workload.Observed && !workload.Complete
+		return current, !workload.Complete && (workload.Observed || workload.New)
 	case s.failed():
 		return current, false
 	case stopped || waits:

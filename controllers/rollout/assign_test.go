@@ -29,6 +29,8 @@ func rolledBackTo(set *Set, revision string) {
 func TestAssign(t *testing.T) {
 	crash := &Problem{v1alpha1.ReasonCrashLoop, "it crashes"}
 	newcomer := makeWorkload("new").selected()
+	created := newcomer.rolling().unseen()
+	created.New = true
 	behind := makeWorkload("behind").selected().assigned(old).at(old, 3, 3, 3)
 	another := makeWorkload("another").selected().assigned(old).at(old, 3, 3, 3)
 	busy := makeWorkload("busy").selected().assigned(current).at(old, 3, 1, 1).in(UpdatingPods)
@@ -68,7 +70,8 @@ func TestAssign(t *testing.T) {
 		{"no canary is waited for with a revision that all had", func(set *Set) { set.Status.CurrentRevision = current }, []Workload{newcomer, makeWorkload("canary").selected().canary().rolling()}, "canary=set-2 new=set-2"},
 		{"a new workload gets what has proven itself", nil, []Workload{newcomer, done}, "new=set-1"},
 		{"at once when it is starting", nil, []Workload{newcomer.rolling(), busy}, "new=set-1"},
-		{"not when that can not be told yet", nil, []Workload{newcomer.rolling().unseen(), busy}, ""},
+		{"at once when it was just created", nil, []Workload{created, busy}, "new=set-1"},
+		{"not when it was changed, which can not be told apart from starting yet", nil, []Workload{newcomer.rolling().unseen(), busy}, ""},
 		{"and comes to its end with that when others are busy", nil, []Workload{newcomer.assigned(old).at(old, 1, 1, 1).rolling(), busy}, ""},
 		{"or goes on at once when none is", nil, []Workload{newcomer.assigned(old).at(old, 1, 1, 1).rolling()}, "new=set-2"},
 		{"a slip that somebody removed is written again", func(set *Set) { set.Status.CurrentRevision = "" }, []Workload{makeWorkload("lost").selected().at(current, 3, 3, 3)}, "lost=set-2"},

@@ -87,19 +87,19 @@ func (u *PodUpdate) disruptionsOf(disruptionBudget *DisruptionBudget) int32 {
 	}
 	unknown := max(0, disruptionBudget.Healthy-healthy)
 	if disruptionBudget.Expected > u.Desired {
-		unknown = u.Disrupted() + disruptionBudget.Others
+		unknown = int32(len(u.Disrupted())) + disruptionBudget.Others
 	}
 	return max(0, disruptionBudget.Allowed-unknown)
 }
 
-// Disrupted is how many pods were updated and are not ready again.
-func (u *PodUpdate) Disrupted() (count int32) {
+// Disrupted are the pods that were updated and are not ready again.
+func (u *PodUpdate) Disrupted() (pods []*Pod) {
 	for i := range u.Pods {
 		if pod := &u.Pods[i]; !pod.Replaced && pod.Update != nil && !pod.isReady(u.Now) {
-			count++
+			pods = append(pods, pod)
 		}
 	}
-	return count
+	return pods
 }
 
 // maxUnavailable is the smallest one of the sets that have something to update.

@@ -42,6 +42,8 @@ type SetUpdate struct {
 	MaxUnavailable  *intstr.IntOrString
 	Partition       *intstr.IntOrString
 	MinReadySeconds int32
+	// Templated is true of a revision that the pod template has: pods are born with it, whatever the partition.
+	Templated bool
 	// Unproven is true of a revision that has not reached every workload of the set before.
 	Unproven bool
 	// PrePull is true when its images have to be on a node before a pod there is updated.
@@ -236,7 +238,7 @@ func (u *PodUpdate) provenSets() []SetUpdate {
 // keepsNewPodsOld is true when pods that are to come are born at an old revision, because of a partition. With no pod to come, it is that of the
 // first one.
 func (u *PodUpdate) keepsNewPodsOld() bool {
-	return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return Partition(set.Partition, max(1, u.Desired)) > 0 })
+	return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return !set.Templated && Partition(set.Partition, max(1, u.Desired)) > 0 })
 }
 
 // count takes a pod into account that is behind with so many sets, of which partitions let so many go.

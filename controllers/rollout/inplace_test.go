@@ -94,6 +94,9 @@ func TestNextPods(t *testing.T) {
 		{name: "no pod is there, and a partition", update: makeUpdate(), change: func(u *PodUpdate) { u.Desired, u.Sets[0].Partition = 2, number(1) }, state: "partitioned"},
 		{name: "no pod is to be there", update: makeUpdate(), state: "done"},
 		{name: "no pod is to be there, and a partition", update: makeUpdate(), change: func(u *PodUpdate) { u.Sets[0].Partition = percent("50%") }, state: "partitioned"},
+		{name: "no pod is there, and a partition of a set whose revision the template has", update: makeUpdate(), change: func(u *PodUpdate) {
+			u.Sets[0].Partition, u.Sets[0].Templated = percent("50%"), true
+		}, state: "done"},
 		{name: "no pod is to be there any more", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) { u.Desired = 0 }, state: "vacant"},
 		{name: "no pod is to be there any more, and a partition", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) {
 			u.Desired, u.Sets[0].Partition = 0, number(1)

@@ -18,6 +18,8 @@ import (
 type Deployment struct {
 	// Observed is true when its controller has seen today's spec.
 	Observed bool
+	// New is true when its controller has seen no spec of it yet.
+	New bool
 	// Complete is true when its last rollout has come to its end, whatever happened to pods afterwards.
 	Complete bool
 	// Stuck is true when its rollout exceeded its own progress deadline.
