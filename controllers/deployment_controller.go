@@ -92,7 +92,9 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 func (r *deploymentReconciler) seeDisruptions(observed *workloadObservation) {
 	name, now := client.ObjectKeyFromObject(observed.deployment), r.now()
 	if r.unseen.wait(name, observed.pods, now) == 0 {
-		r.disruptions.see(name, &rollout.PodUpdate{Pods: observed.pods, DisruptionBudgets: observed.disruptionBudgets, Now: now})
+		r.disruptions.see(name, &rollout.PodUpdate{
+			Pods: observed.pods, DisruptionBudgets: observed.disruptionBudgets, GracePeriod: observed.gracePeriod(), Now: now,
+		})
 	}
 }
 

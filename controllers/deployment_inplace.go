@@ -126,6 +126,7 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 	update := rollout.PodUpdate{
 		Desired:           *o.deployment.Spec.Replicas,
 		MinReadySeconds:   o.deployment.Spec.MinReadySeconds,
+		GracePeriod:       o.gracePeriod(),
 		Pods:              o.pods,
 		DisruptionBudgets: o.disruptionBudgets,
 		Pulls:             o.pulls,
@@ -142,6 +143,15 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 		}
 	}
 	return update
+}
+
+// gracePeriod is what the pods' containers have to end.
+func (o *workloadObservation) gracePeriod() time.Duration {
+	seconds := o.workload.Template.Spec.TerminationGracePeriodSeconds
+	if seconds == nil {
+		return corev1.DefaultTerminationGracePeriodSeconds * time.Second
+	}
+	return time.Duration(*seconds) * time.Second
 }
 
 // updatePods updates the pods that may be updated now, and when all are, lets the template follow.
@@ -162,6 +172,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		result.tell(update, step, plan)
 	}
 	if err := r.updateEach(ctx, observed, step.Updates, update.Now); isRefusal(err) {
+		r.seeDisruptions(observed) // nothing was taken
 		return r.fallBack(ctx, observed, plan, result, err)
 	} else if err != nil {
 		return result, err

@@ -5,7 +5,6 @@ package controllers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -154,9 +153,7 @@ func (r *deploymentReconciler) promote(ctx context.Context, observed *workloadOb
 	case promotion.CedePause:
 		err = r.cedePause(ctx, observed)
 	case promotion.Finish:
-		if err = r.finishPromotion(ctx, observed, plan); err == nil {
-			log.FromContext(ctx).Info("Ended promotion", "reason", step.Reason, "revisions", plan.Revisions)
-		}
+		err = r.finishPromotion(ctx, observed, plan, step.Reason)
 	case promotion.Undo:
 		err = r.undoPromotion(ctx, observed, plan)
 	default:
@@ -207,14 +204,20 @@ func (r *deploymentReconciler) cedePause(ctx context.Context, observed *workload
 
 // finishPromotion ends a promotion with the template as it is, and when the API server refuses that by now, with the one from before: a rollout
 // is better than a pause without end.
-func (r *deploymentReconciler) finishPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan) error {
+func (r *deploymentReconciler) finishPromotion(ctx context.Context, observed *workloadObservation, asIs *injection.Plan, reason string) error {
 	_, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: asIs})
+	if err == nil {
+		log.FromContext(ctx).Info("Ended promotion", "reason", reason, "revisions", asIs.Revisions)
+	}
 	if !isRefusal(err) || isFieldConflict(err) {
 		return err
 	}
 	before, renderErr := r.planBefore(observed)
-	if before == nil || renderErr != nil {
-		return errors.Join(err, renderErr)
+	if renderErr != nil {
+		return renderErr
+	}
+	if before == nil {
+		return err
 	}
 	log.FromContext(ctx).Info("Ending a promotion by a rollout to the template from before, since the new one is refused", "reason", serverWords(err))
 	_, err = r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: before})
@@ -238,15 +241,19 @@ func (r *deploymentReconciler) undoPromotion(ctx context.Context, observed *work
 	return err
 }
 
-// planBefore is the template from before the promotion under way; nil when a revision that it was rendered from is gone.
+// planBefore is the template from before the promotion under way; nil when that is not known, since a revision is gone or the intent can not be
+// read, and when the application has changed so that a set does not fit any more.
 func (r *deploymentReconciler) planBefore(observed *workloadObservation) (*injection.Plan, error) {
 	before := observed.setsBefore()
-	if len(before) != len(observed.intent.From) {
+	if len(before) == 0 || len(before) != len(observed.intent.From) {
 		return nil, nil
 	}
 	plan, err := r.renderer.Render(observed.workload, before)
 	if err != nil {
 		return nil, fmt.Errorf("rendering what was before a promotion: %w", err)
+	}
+	if len(plan.Problems) > 0 {
+		return nil, nil
 	}
 	return plan, nil
 }

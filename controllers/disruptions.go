@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// disruptionKnown is after how long the status of a PodDisruptionBudget has learnt of a pod that an update made unavailable: a kubelet first gives
-	// the old container its time to end.
+	// disruptionKnown is after how long the status of a PodDisruptionBudget has learnt of a pod that an update made unavailable, besides the time
+	// that a kubelet gives each old container to end.
 	disruptionKnown = 5 * time.Minute
 	// disruptionOver is for how long the status of a PodDisruptionBudget may not know that pods are ready again.
 	disruptionOver = 10 * time.Second
@@ -34,6 +34,8 @@ type disruptions struct {
 	byWorkload map[types.NamespacedName]disrupted
 	// takenFrom is when a budget was last known to have something taken from it.
 	takenFrom map[types.UID]time.Time
+	// settled are the budgets of which all workloads were looked at once: what comes later takes nothing before it is.
+	settled map[types.UID]bool
 }
 
 // disrupted are budgets, and until when each pod counts that they may not know of.
@@ -43,7 +45,7 @@ type disrupted struct {
 }
 
 func newDisruptions() *disruptions {
-	return &disruptions{byWorkload: map[types.NamespacedName]disrupted{}, takenFrom: map[types.UID]time.Time{}}
+	return &disruptions{byWorkload: map[types.NamespacedName]disrupted{}, takenFrom: map[types.UID]time.Time{}, settled: map[types.UID]bool{}}
 }
 
 // know takes a workload for looked at that can not be read.
@@ -69,26 +71,43 @@ func (d *disruptions) see(workload types.NamespacedName, update *rollout.PodUpda
 	d.set(workload, update, nil)
 }
 
-// next decides which pods of a workload are updated next, with what those have taken that it shares budgets with, and notes what it takes itself.
-func (d *disruptions) next(workload types.NamespacedName, update rollout.PodUpdate, sharers []types.NamespacedName) rollout.PodStep {
+// next decides which pods of a workload are updated next, with what others have taken of the budgets that it shares with them, and notes what it
+// takes itself. sharers names the workloads that share a budget.
+func (d *disruptions) next(workload types.NamespacedName, update rollout.PodUpdate, sharers func(budget types.UID) []types.NamespacedName) rollout.PodStep {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
-	isKnown := !slices.ContainsFunc(sharers, func(sharer types.NamespacedName) bool { _, ok := d.byWorkload[sharer]; return !ok })
-	taken := false
+	var ofTeams []rollout.DisruptionBudget // from which nothing is taken by us
 	for i := range update.DisruptionBudgets {
 		budget := &update.DisruptionBudgets[i]
-		if budget.Others = d.ofOthers(workload, budget.UID, update.Now); !isKnown {
+		isShared := budget.Expected > update.Desired
+		if isShared && !d.isSettled(budget.UID, sharers) {
 			budget.Others = math.MaxInt32 / 2 // room for its own
+		} else {
+			budget.Others = d.ofOthers(workload, budget.UID, update.Now)
 		}
-		taken = taken || budget.Others > 0 || update.Now.Sub(d.takenFrom[budget.UID]) < disruptionOver
+		if !isShared || (budget.Others == 0 && update.Now.Sub(d.takenFrom[budget.UID]) >= disruptionOver) {
+			ofTeams = append(ofTeams, *budget)
+		}
 	}
 	step := rollout.NextPods(update)
-	if len(sharers) > 0 && taken && step.BlockedByDisruptionBudget {
-		// It waits for our own doing, and keeps its place in the wave. Of what others give back no event tells.
-		step.BlockedByDisruptionBudget, step.Recheck = false, soonest(step.Recheck, disruptionEnds)
+	if step.BlockedByDisruptionBudget && len(ofTeams) < len(update.DisruptionBudgets) {
+		// It may wait for our own doing, and keeps its place in the wave then. Of what others give back no event tells.
+		withoutOurs := update
+		withoutOurs.DisruptionBudgets = ofTeams
+		step.BlockedByDisruptionBudget = rollout.NextPods(withoutOurs).BlockedByDisruptionBudget
+		step.Recheck = soonest(step.Recheck, disruptionEnds)
 	}
 	d.set(workload, &update, step.Updates)
 	return step
+}
+
+// isSettled is true when all workloads that share a budget were looked at. The mutex is held.
+func (d *disruptions) isSettled(budget types.UID, sharers func(budget types.UID) []types.NamespacedName) bool {
+	if !d.settled[budget] {
+		isUnknown := func(sharer types.NamespacedName) bool { _, ok := d.byWorkload[sharer]; return !ok }
+		d.settled[budget] = !slices.ContainsFunc(sharers(budget), isUnknown)
+	}
+	return d.settled[budget]
 }
 
 // ofOthers is what the other workloads have taken of a budget. The mutex is held.
@@ -110,14 +129,15 @@ func (d *disruptions) ofOthers(workload types.NamespacedName, budget types.UID, 
 func (d *disruptions) set(workload types.NamespacedName, update *rollout.PodUpdate, begun []rollout.PodPatch) {
 	known := disrupted{budgets: make(map[types.UID]bool, len(update.DisruptionBudgets))}
 	for _, pod := range update.Disrupted() {
-		known.until = append(known.until, pod.Update.StartedAt.Add(disruptionKnown))
+		known.until = append(known.until, pod.Update.StartedAt.Add(disruptionKnown+time.Duration(len(pod.Update.Containers))*update.GracePeriod))
 	}
-	for range begun {
-		known.until = append(known.until, update.Now.Add(disruptionKnown))
+	for i := range begun {
+		known.until = append(known.until, update.Now.Add(disruptionKnown+time.Duration(len(begun[i].Images()))*update.GracePeriod))
 	}
+	counts := slices.ContainsFunc(slices.Concat(known.until, d.byWorkload[workload].until), update.Now.Before)
 	for i := range update.DisruptionBudgets {
 		uid := update.DisruptionBudgets[i].UID
-		if known.budgets[uid] = true; len(known.until) > 0 {
+		if known.budgets[uid] = true; counts {
 			d.takenFrom[uid] = update.Now
 		}
 	}

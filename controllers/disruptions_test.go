@@ -23,7 +23,7 @@ func TestWorkloadsShareADisruptionBudget(t *testing.T) {
 			Containers: map[string]rollout.Container{"agent": {Image: "agent:1", ID: "1", RunningSince: now.Add(-time.Hour), AvailableSince: now.Add(-time.Hour)}},
 		}
 		return rollout.PodUpdate{
-			Desired: 1, Now: now, Pods: []rollout.Pod{pod}, DisruptionBudgets: []rollout.DisruptionBudget{budget},
+			Desired: 1, Now: now, GracePeriod: time.Minute, Pods: []rollout.Pod{pod}, DisruptionBudgets: []rollout.DisruptionBudget{budget},
 			Sets: []rollout.SetUpdate{{Key: "agent", Revision: "agent-2", Sidecars: []corev1.Container{{Name: "agent", Image: "agent:2"}}}},
 		}
 	}
@@ -31,11 +31,11 @@ func TestWorkloadsShareADisruptionBudget(t *testing.T) {
 	look := func(workload types.NamespacedName, update rollout.PodUpdate) { d.see(workload, &update) }
 	expect := func(workload types.NamespacedName, want int, state string) {
 		t.Helper()
-		budget, sharers := shared, []types.NamespacedName{web, api}
+		budget := shared
 		if workload == alone {
-			budget, sharers = rollout.DisruptionBudget{UID: "another", Healthy: 1, Expected: 1}, nil
+			budget = rollout.DisruptionBudget{UID: "another", Healthy: 1, Expected: 1}
 		}
-		step := d.next(workload, update(budget), sharers)
+		step := d.next(workload, update(budget), func(types.UID) []types.NamespacedName { return []types.NamespacedName{web, api} })
 		got := ""
 		switch {
 		case step.BlockedByDisruptionBudget:
@@ -61,19 +61,34 @@ func TestWorkloadsShareADisruptionBudget(t *testing.T) {
 	expect(api, 0, "waits for us")
 	look(web, update(shared))
 	expect(api, 1, "")
+	now = now.Add(time.Minute)
+	look(web, update(shared))
 	look(api, update(shared))
-
+	now = now.Add(time.Minute)
 	shared.Allowed = 0
-	expect(web, 0, "waits for us") // the budget has not noticed that all are ready again.
+	expect(web, 0, "waits for its team")
+
+	// A pod that comes back after long is not noticed at once either.
+	down.Now, down.Pods[0].Update.StartedAt = now, now
+	look(api, down)
+	now = now.Add(time.Minute)
+	look(api, update(shared))
+	expect(web, 0, "waits for us")
 	now = now.Add(disruptionOver)
 	expect(web, 0, "waits for its team")
-	shared.Allowed = 1
 
-	down.Pods[0].Update.StartedAt = now.Add(-disruptionKnown)
-	look(web, down)
-	expect(api, 1, "") // the budget knows of that one by now.
+	// A budget knows of a pod that has been down for long.
+	shared.Allowed = 1
+	down.Now, down.Pods[0].Update.Containers = now, map[string]rollout.StartedContainer{"agent": {}, "proxy": {}}
+	down.Pods[0].Update.StartedAt = now.Add(time.Second - disruptionKnown - 2*down.GracePeriod)
+	look(api, down)
 	expect(web, 0, "waits for us")
-	d.forget(api)
+	now = now.Add(time.Second)
+	expect(web, 1, "")
 	look(web, update(shared))
-	expect(web, 0, "waits for us") // it may have come back.
+	now = now.Add(disruptionOver)
+	down.Now = now
+	look(api, down)
+	shared.Allowed = 0
+	expect(web, 0, "waits for its team")
 }

@@ -201,8 +201,8 @@ type workloadObservation struct {
 	before map[string]*injection.Content
 	// disruptionBudgets are those that cover its pods.
 	disruptionBudgets []rollout.DisruptionBudget
-	// sharers are the workloads of budgets that cover several.
-	sharers []types.NamespacedName
+	// sharers names the workloads that one of them covers. It reads from the cache when it is called.
+	sharers func(budget types.UID) []types.NamespacedName
 	// gone are the keys on the slip whose set does not exist any more.
 	gone []string
 }
@@ -443,10 +443,14 @@ func (o *observer) addDisruptionBudgets(ctx context.Context, observed *workloadO
 		if budget.Status.ObservedGeneration >= budget.Generation {
 			status.Allowed = budget.Status.DisruptionsAllowed
 		}
-		if status.Expected > *observed.deployment.Spec.Replicas {
-			observed.sharers = append(observed.sharers, o.coveredBy(ctx, budget)...)
-		}
 		observed.disruptionBudgets = append(observed.disruptionBudgets, status)
+	}
+	observed.sharers = func(uid types.UID) []types.NamespacedName {
+		index := slices.IndexFunc(budgets.Items, func(budget policyv1.PodDisruptionBudget) bool { return budget.UID == uid })
+		if index < 0 {
+			return nil
+		}
+		return o.coveredBy(ctx, &budgets.Items[index])
 	}
 	return nil
 }

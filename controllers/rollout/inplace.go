@@ -19,6 +19,8 @@ type PodUpdate struct {
 	// Desired is how many pods the Deployment wants, and MinReadySeconds for how long it wants them to be ready.
 	Desired         int32
 	MinReadySeconds int32
+	// GracePeriod is how long a kubelet gives a container to end at most.
+	GracePeriod time.Duration
 	// Pods are those that are not terminating.
 	Pods []Pod
 	// Sets are those that may be updated in this workload.
