@@ -42,15 +42,14 @@ type deploymentReconciler struct {
 	unseen    *unseen
 	summaries *summaries
 	sightings *sightings
+	recorder  events.EventRecorder
+	now       func() time.Time
+	podSlots  *podSlots
 
 	disruptions *disruptions
-	recorder    events.EventRecorder
-	now         func() time.Time
-	podSlots    *podSlots
-
-	promotions *promotions
-	renderings *renderings
-	preflights preflights
+	promotions  *promotions
+	renderings  *renderings
+	preflights  preflights
 }
 
 // Reconcile renders all sets on a Deployment's slip at once, and reports what it saw of each.
@@ -246,10 +245,9 @@ func (r *deploymentReconciler) untilSlipIsOld(observed *workloadObservation, old
 	}
 	written, byUs := slipWritten(observed.deployment)
 	if !byUs {
-		old = max(old, slipSettles)
-	}
-	if !byUs && !observed.isOfToday() {
-		return old
+		if old = max(old, slipSettles); !observed.isOfToday() {
+			return old
+		}
 	}
 	if age := r.now().Sub(written); age >= 0 && age < old {
 		return old - age
