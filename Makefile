@@ -2,6 +2,7 @@
 
 IMG ?= sidecarset:dev
 KUBEBUILDER_ASSETS ?= $(CURDIR)/bin/k8s
+TEST_ENV = KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS)
 
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid='
 TOOL_MODULE := hack/tools/go.mod hack/tools/go.sum
@@ -58,8 +59,9 @@ clean: ## Remove all that was built.
 
 .PHONY: test
 test: kubernetes build ## Run all tests: tables, controllers on a real API server, the operator on a local cluster.
-	@echo "testing all packages; those with a control plane of their own take a minute or two each"
-	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) go test -count=1 -timeout=45m $(TEST_FLAGS) ./...
+	@echo "testing all packages; those with a control plane of their own take a minute or two each, and test/e2e, at the end, about 25"
+	$(TEST_ENV) go test -count=1 -timeout=45m $(TEST_FLAGS) $$(go list ./... | grep -v /test/e2e)
+	$(TEST_ENV) go tool ginkgo -p --timeout=45m ./test/e2e
 
 .PHONY: model
 model: ## Search the model of the promotion, docs/promotion.pml, for what can go wrong. Needs spin and gcc.

@@ -163,8 +163,9 @@ func (w *writer) removeSlip(ctx context.Context, deployment *appsv1.Deployment) 
 }
 
 // takeBack makes us the owner of fields, and takes them from those who wrote them once, such as "kubectl rollout undo" and "kubectl edit". Who
-// declares them, by apply, keeps them. The fields have to hold what we rendered, and the Deployment has to come with its managed fields.
-func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, lost *fieldpath.Set) error {
+// declares them, by apply, keeps them. The fields have to hold what we rendered, and the Deployment has to come with its managed fields. It
+// returns false when that changes nothing.
+func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, lost *fieldpath.Set) (changed bool, err error) {
 	patch := newJSONPatch(deployment)
 	if err := patch.changeFields(deployment, func(entry *metav1.ManagedFieldsEntry, fields *fieldpath.Set) *fieldpath.Set {
 		switch {
@@ -175,9 +176,9 @@ func (w *writer) takeBack(ctx context.Context, deployment *appsv1.Deployment, lo
 		}
 		return fields.Difference(lost)
 	}); err != nil {
-		return err
+		return false, err
 	}
-	return w.patchDeployment(ctx, deployment, patch)
+	return patch.changes(), w.patchDeployment(ctx, deployment, patch)
 }
 
 // removeIntent removes the annotation of a promotion that is not ours, which applying without it does not.
@@ -297,10 +298,15 @@ func (w *writer) resizePod(ctx context.Context, pod *corev1.Pod, patch *rollout.
 		return fmt.Errorf("encoding a resize: %w", err)
 	}
 	if err := w.client.SubResource("resize").Patch(ctx, pod, client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
-		return fmt.Errorf("resizing pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return resizeError{fmt.Errorf("resizing pod %s/%s: %w", pod.Namespace, pod.Name, err)}
 	}
 	return nil
 }
+
+// resizeError is of a pod's resources, and not of its images.
+type resizeError struct{ error }
+
+func (e resizeError) Unwrap() error { return e.error }
 
 // newPodPatch begins a patch that fails for another pod of the same name, for one that was updated since, and for one that was unavailable and
 // has another version than the given one.

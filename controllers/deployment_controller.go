@@ -72,7 +72,10 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 	}
 	r.promotions.see(request.NamespacedName, observed.intent, r.now())
 	r.seeDisruptions(observed)
-	if done, err := r.settleSlip(ctx, observed); done || err != nil {
+	if done, wait, err := r.settle(ctx, observed); done || err != nil {
+		if err == nil {
+			return reconcile.Result{RequeueAfter: wait}, nil
+		}
 		return quietly(err)
 	}
 	r.assess(observed)
@@ -147,6 +150,19 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	if err != nil {
 		return failed(observed, err), err
 	}
+	var withheld []string
+	if !observed.goesInPlace(plan) {
+		if plan, withheld, err = r.withhold(observed, plan); err != nil {
+			return failed(observed, err), err
+		}
+	}
+	result, err := r.pursue(ctx, observed, plan)
+	result.tellWithheld(withheld)
+	return result, err
+}
+
+// pursue takes a workload one step further to a plan.
+func (r *deploymentReconciler) pursue(ctx context.Context, observed *workloadObservation, plan *injection.Plan) (*outcome, error) {
 	result, way := newOutcome(plan.Problems), byNewPods
 	if observed.goesInPlace(plan) {
 		way = inRunningPods
@@ -178,6 +194,34 @@ func (r *deploymentReconciler) carryOut(ctx context.Context, observed *workloadO
 	return r.updatePods(ctx, observed, plan, result)
 }
 
+// settle settles the slip, and while the API server refuses that, tells the sets on it and lets everything be as it is.
+func (r *deploymentReconciler) settle(ctx context.Context, observed *workloadObservation) (done bool, wait time.Duration, err error) {
+	if observed.intent != nil { // the pause of a promotion is ours to take back first
+		return false, 0, nil
+	}
+	name, attempt := client.ObjectKeyFromObject(observed.deployment), slipAttempt(observed)
+	problems, wait := r.refusals.recall(name, attempt, r.now())
+	if wait == 0 {
+		done, err = r.settleSlip(ctx, observed)
+		if !isRefusal(err) {
+			return done, 0, err
+		}
+		log.FromContext(ctx).Info("The API server refuses to have the slip changed", "reason", serverWords(err))
+		wait, problems = tryAgain, map[string]injection.Problem{}
+		for key := range observed.slip {
+			problems[key] = unchangeable(err)
+		}
+		r.refusals.remember(name, attempt, problems, r.now())
+	}
+	r.assess(observed)
+	return true, soonest(wait, r.report(observed, newOutcome(problems))), nil
+}
+
+// slipAttempt identifies what is to be done about a slip.
+func slipAttempt(observed *workloadObservation) uint64 {
+	return hashOf("slip", observed.slip, observed.deployment.Generation)
+}
+
 // settleSlip takes sets off the slip that are gone, or that hand their content over to the Deployment's owner. done is true when it wrote:
 // the Deployment is another one then.
 func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloadObservation) (done bool, err error) {
@@ -189,7 +233,7 @@ func (r *deploymentReconciler) settleSlip(ctx context.Context, observed *workloa
 		return true, changeSlip(ctx, r.observer, r.writer, observed.deployment, slip)
 	}
 	handed := slices.IndexFunc(observed.assigned, func(set assignedSet) bool { return set.standing == handedOver })
-	if handed < 0 || observed.intent != nil { // the pause of a promotion is ours to take back first
+	if handed < 0 {
 		return false, nil
 	}
 	key := observed.assigned[handed].Key
@@ -322,12 +366,25 @@ func (r *deploymentReconciler) reportUnread(observed *workloadObservation, err e
 	r.summaries.put(client.ObjectKeyFromObject(observed.deployment), summaries)
 }
 
+// each visits the sets of these keys.
+func (o *workloadObservation) each(keys []string, visit func(set *assignedSet)) {
+	for i := range o.assigned {
+		if set := &o.assigned[i]; slices.Contains(keys, set.Key) {
+			visit(set)
+		}
+	}
+}
+
 // sets are those that the template is to have.
 func (o *workloadObservation) sets() []injection.Set {
 	var sets []injection.Set
 	for i := range o.assigned {
-		if o.assigned[i].standing != leaving {
-			sets = append(sets, o.assigned[i].Set)
+		switch set := &o.assigned[i]; {
+		case set.standing == leaving:
+		case set.kept:
+			sets = append(sets, o.templated(set))
+		default:
+			sets = append(sets, set.Set)
 		}
 	}
 	return sets

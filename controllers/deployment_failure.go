@@ -64,6 +64,11 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 	if problem, ok := outcome.problems[set.Key]; ok {
 		return &problem
 	}
+	if summary.Phase == rollout.Withheld || summary.Phase == rollout.Partitioned {
+		if problem := o.failureAsKept(set, now); problem != nil {
+			return problem
+		}
+	}
 	deployment := rolloutOf(o.deployment)
 	if o.intent == nil {
 		if problem := rollout.DeploymentProblem(deployment, summary); problem != nil {

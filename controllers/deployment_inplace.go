@@ -85,19 +85,10 @@ func (r *deploymentReconciler) waitForRollout(ctx context.Context, observed *wor
 	}
 	wait, hopeless := observed.untilHopeless(plan, r.now())
 	if hopeless {
-		return r.applyStructurally(ctx, observed, plan)
+		return r.correct(ctx, observed, plan, result)
 	}
 	result.recheck = soonest(result.recheck, wait)
-	waits := rollout.Problem{
-		Reason:  v1alpha1.ReasonWorkloadRollingOut,
-		Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
-	}
-	if observed.deployment.Spec.Paused {
-		waits = rollout.Problem{
-			Reason:  v1alpha1.ReasonWorkloadPaused,
-			Message: "its owner paused the Deployment in the middle of a change: its pods are updated when it is resumed and that is done",
-		}
-	}
+	waits := observed.waitsForRollout()
 	observed.eachNew(plan, func(key string) {
 		result.phases[key] = rollout.UpdatingPods
 		if !observed.isUnseen() { // else nothing rolls out, and nobody but the Deployment controller is waited for
@@ -107,11 +98,42 @@ func (r *deploymentReconciler) waitForRollout(ctx context.Context, observed *wor
 	return result, nil
 }
 
-// update is the set's part of an update of pods.
+// waitsForRollout is why a set waits while the Deployment replaces its pods.
+func (o *workloadObservation) waitsForRollout() rollout.Problem {
+	if o.deployment.Spec.Paused {
+		return rollout.Problem{
+			Reason:  v1alpha1.ReasonWorkloadPaused,
+			Message: "its owner paused the Deployment in the middle of a change: its pods are updated when it is resumed and that is done",
+		}
+	}
+	return rollout.Problem{
+		Reason:  v1alpha1.ReasonWorkloadRollingOut,
+		Message: "the Deployment is rolling out a change of its own: its pods are updated when that is done",
+	}
+}
+
+// correct lets what may end a hopeless rollout go through the template, as far as no partition withholds it.
+func (r *deploymentReconciler) correct(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
+	plan, withheld, err := r.withholdAll(observed, plan)
+	if err == nil && plan.Changed {
+		result, err = r.applyStructurally(ctx, observed, plan)
+	}
+	observed.each(withheld, func(set *assignedSet) {
+		result.phases[set.Key] = rollout.UpdatingPods
+		if failure := observed.failureAsKept(set, r.now()); failure != nil {
+			result.problems[set.Key] = *failure
+		} else if !rolloutOf(observed.deployment).Stuck { // which is told as it is
+			result.problems[set.Key] = observed.waitsForRollout()
+		}
+	})
+	return result, err
+}
+
+// update is the set's part of an update of all pods.
 func (s *assignedSet) update() rollout.SetUpdate {
 	update := rollout.SetUpdate{
 		Key: s.Key, Revision: s.Revision, Sidecars: s.Content.Sidecars(), Inits: s.Content.Inits(),
-		MaxUnavailable: s.strategy.MaxUnavailable, Partition: s.strategy.Partition, MinReadySeconds: s.strategy.MinReadySeconds,
+		MaxUnavailable: s.strategy.MaxUnavailable, MinReadySeconds: s.strategy.MinReadySeconds,
 		PrePull: s.strategy.PrePull == v1alpha1.BeforeUpdatePrePullPolicy, Unproven: s.judged,
 	}
 	if seconds := s.strategy.ProgressDeadlineSeconds; seconds != nil {
@@ -136,9 +158,16 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 	for i := range o.assigned {
 		set := &o.assigned[i]
 		inPlace := set.strategy.Type != v1alpha1.RollingUpdateUpdateStrategyType || marks[set.Key] == set.Revision
-		if plan.Revisions[set.Key] == set.Revision && !set.Held && inPlace {
+		switch {
+		case set.withheld:
+			if added := o.whatIsKept(set); added != nil {
+				update.Sets = append(update.Sets, *added)
+			}
+		case plan.Revisions[set.Key] == set.Revision && !set.Held && inPlace:
 			added := set.update()
-			added.Templated = marks[set.Key] == set.Revision
+			if added.Partition = o.partitionOf(set); added.Partition != nil {
+				added.Kept = o.whatIsKept(set)
+			}
 			update.Sets = append(update.Sets, added)
 		}
 	}
@@ -156,8 +185,14 @@ func (o *workloadObservation) gracePeriod() time.Duration {
 
 // updatePods updates the pods that may be updated now, and when all are, lets the template follow.
 func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
+	r.recallRefusedReturns(observed, result)
 	update := observed.podUpdate(plan)
 	update.Now = r.now()
+	if refused, wait := r.recallRefusedInPods(observed, plan, update.Now); len(refused) > 0 {
+		result.recheck = soonest(result.recheck, wait)
+		result, _, err := r.goOnWithout(ctx, observed, refused, result)
+		return result, err
+	}
 	if wait := r.unseen.wait(client.ObjectKeyFromObject(observed.deployment), observed.pods, update.Now); wait > 0 {
 		for i := range update.Sets {
 			result.phases[update.Sets[i].Key] = rollout.UpdatingPods
@@ -215,6 +250,9 @@ func (r *deploymentReconciler) updatePod(ctx context.Context, observed *workload
 	if isStale(err) || isRefusal(err) {
 		r.unseen.forget(name, patch.Pod.UID)
 	}
+	if returning := slices.IndexFunc(patch.Sets, func(set rollout.SetUpdate) bool { return set.OfFailed }); returning >= 0 && isRefusal(err) {
+		return returnError{err, patch.Sets[returning].Key, patch.Sets[returning].Revision}
+	}
 	if err == nil {
 		log.FromContext(ctx).Info("Updated pod", "Pod", klog.KRef(name.Namespace, patch.Pod.Name), "revisions", patch.Revisions())
 	}
@@ -227,14 +265,14 @@ func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *inj
 	for i := range update.Sets {
 		key := update.Sets[i].Key
 		switch {
-		case step.Partitioned:
+		case step.AtPartition[key]:
 			o.phases[key] = rollout.Partitioned
 		case step.Done && plan.Changed:
 			o.phases[key] = rollout.Promoting
 		case !step.Done:
 			o.phases[key] = rollout.UpdatingPods
 		}
-		if step.BlockedByDisruptionBudget {
+		if step.BlockedByDisruptionBudget && !step.AtPartition[key] && update.Sets[i].IsBehind(update.Pods, update.Now) {
 			o.problems[key] = rollout.Problem{
 				Reason:  v1alpha1.ReasonDisruptionBudget,
 				Message: "a PodDisruptionBudget allows no disruption of its pods now: they are updated when it does",
@@ -246,6 +284,9 @@ func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *inj
 // fallBack lets a change go through the template that the API server refuses in running pods, because of the quality of service class, say. New
 // pods have a preflight of their own.
 func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refusal error) (*outcome, error) {
+	if r.isRefusedReturn(observed, result, refusal) {
+		return result, nil
+	}
 	if !plan.Changed {
 		// The template has it already: these pods were born before, and only their owner can replace them.
 		for key := range result.phases {
@@ -253,6 +294,41 @@ func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadO
 		}
 		return result, nil
 	}
+	problems := observed.refusedInPods(plan, refusal)
+	if len(problems) > 0 {
+		r.refusals.remember(client.ObjectKeyFromObject(observed.deployment), podsAttempt(observed), problems, r.now())
+		if result, goesOn, err := r.goOnWithout(ctx, observed, problems, result); goesOn || err != nil {
+			return result, err
+		}
+	}
+	rest, _, err := r.withholdAll(observed, plan)
+	if err != nil {
+		return result, err
+	}
+	result, err = r.rollOutInstead(ctx, observed, rest, result, refusal)
+	result.addWithheld(problems)
+	return result, err
+}
+
+// recallRefusedInPods returns the problems of what a plan brings, which the API server refused in running pods, and in how long it is tried again.
+func (r *deploymentReconciler) recallRefusedInPods(observed *workloadObservation, plan *injection.Plan, now time.Time) (map[string]injection.Problem, time.Duration) {
+	known, wait := r.refusals.recall(client.ObjectKeyFromObject(observed.deployment), podsAttempt(observed), now)
+	refused := map[string]injection.Problem{}
+	for _, key := range observed.partitioned(plan) {
+		if problem, ok := known[key]; ok {
+			refused[key] = problem
+		}
+	}
+	return refused, wait
+}
+
+// podsAttempt identifies what pods are updated from and to.
+func podsAttempt(observed *workloadObservation) uint64 {
+	return hashOf("pods", observed.template, observed.slip)
+}
+
+// rollOutInstead lets the Deployment replace its pods, if it may.
+func (r *deploymentReconciler) rollOutInstead(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refusal error) (*outcome, error) {
 	accepted, refused, err := r.preflight(ctx, observed, plan, byNewPods)
 	if err != nil || !observed.bringsRevision(accepted) {
 		result.addRefused(refused)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"strconv"
@@ -160,18 +159,15 @@ func prePullContainer(name string, image rollout.PullImage) corev1.Container {
 // prePullName is the same for the same images on the same node: an old cache makes no second pod.
 func prePullName(deployment *appsv1.Deployment, pull *rollout.Pull) string {
 	const longest = 40
-	hasher := fnv.New64a()
-	// A hash takes every write, and maps are printed in the order of their keys.
-	_, _ = fmt.Fprint(hasher, deployment.UID, pull.Node, pull.Images)
 	name := deployment.Name[:min(longest, len(deployment.Name))]
-	return fmt.Sprintf("%s-pre-pull-%s", strings.TrimRight(name, ".-"), strconv.FormatUint(hasher.Sum64(), 36))
+	return fmt.Sprintf("%s-pre-pull-%s", strings.TrimRight(name, ".-"), strconv.FormatUint(hashOf(deployment.UID, pull.Node, pull.Images), 36))
 }
 
 // pullsFingerprint identifies an attempt to begin pulls.
 func pullsFingerprint(pulls []rollout.Pull) uint64 {
-	hasher := fnv.New64a()
+	var parts []any
 	for i := range pulls {
-		_, _ = fmt.Fprint(hasher, pulls[i].Node, pulls[i].Images) // a hash takes every write
+		parts = append(parts, pulls[i].Node, pulls[i].Images)
 	}
-	return hasher.Sum64()
+	return hashOf(parts...)
 }

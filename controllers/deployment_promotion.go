@@ -6,7 +6,6 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 
@@ -187,9 +186,7 @@ func (r *deploymentReconciler) giveUpPromotion(ctx context.Context, observed *wo
 
 // promotionAttempt identifies the promotion of a template to the revisions of a plan.
 func promotionAttempt(plan *injection.Plan) uint64 {
-	hasher := fnv.New64a()
-	_, _ = fmt.Fprint(hasher, "promotion", plan.Revisions) // a hash takes every write, and a map is printed in the order of its keys.
-	return hasher.Sum64()
+	return hashOf("promotion", plan.Revisions)
 }
 
 // cedePause leaves the pause to the Deployment's owner.

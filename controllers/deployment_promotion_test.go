@@ -57,7 +57,7 @@ func TestAContentIsHandedOverAfterAPromotion(t *testing.T) {
 		intent:   &promotion.Intent{},
 	}
 	r := &deploymentReconciler{} // without a writer
-	if done, err := r.settleSlip(t.Context(), observed); done || err != nil {
+	if done, _, err := r.settle(t.Context(), observed); done || err != nil {
 		t.Errorf("it settles the slip first: %t, %v", done, err)
 	}
 }

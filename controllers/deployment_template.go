@@ -30,7 +30,9 @@ func (r *deploymentReconciler) applyStructurally(ctx context.Context, observed *
 		return result, nil
 	}
 	if lost := observed.workload.Owned.Lacks(plan.Keep); plan.Holds() && !lost.Empty() && carriesOurs(observed.deployment) {
-		return newOutcome(plan.Problems), r.takeBack(ctx, observed, lost)
+		if err := r.takeBack(ctx, observed, lost); err != nil {
+			return newOutcome(plan.Problems), err
+		}
 	}
 	kept, err := r.writer.applyTemplate(ctx, observed.deployment, templateWrite{plan: plan})
 	if isFieldConflict(err) {
@@ -68,27 +70,35 @@ func blame(plan *injection.Plan, message string) map[string]injection.Problem {
 	return problems
 }
 
-// takeBackPast resolves conflicts about fields that hold what we rendered ourselves at the revisions that the marks name, and that we lost. That
-// is so after a "kubectl rollout undo", which puts an earlier template under its own name. A field that we own and somebody else claims as
-// well is no such field. Any other conflict is returned as it is.
+// takeBackPast resolves conflicts about our marks, and about fields that hold what we rendered ourselves at the revisions that the marks name, and
+// that we lost. That is so after a "kubectl rollout undo", which puts an earlier template under its own name. A field that we own and
+// somebody else claims as well is no such field. Any other conflict is returned as it is.
 func (r *deploymentReconciler) takeBackPast(ctx context.Context, observed *workloadObservation, conflict error) error {
 	past, err := r.renderer.Past(observed.workload, observed.sets())
 	if err != nil {
 		return err
 	}
-	if lost := observed.workload.Owned.Lacks(past); !lost.Empty() && carriesOurs(observed.deployment) {
-		return r.takeBack(ctx, observed, lost)
+	lost := observed.workload.Owned.Lacks(injection.MarksIn(observed.workload.Template))
+	if carriesOurs(observed.deployment) { // else it may be content that was left to the Deployment's owner
+		lost = lost.Union(observed.workload.Owned.Lacks(past))
+	}
+	if lost.Empty() {
+		return conflict
+	}
+	if err := r.takeBack(ctx, observed, lost); err != nil {
+		return err
 	}
 	return conflict
 }
 
-// takeBack makes us the owner of fields again that have the values that we gave them. The Deployment is another one then.
+// takeBack makes us the owner of fields again that have the values that we gave them. The Deployment is another one then, and has to be observed
+// again; but not when nobody gives anything up.
 func (r *deploymentReconciler) takeBack(ctx context.Context, observed *workloadObservation, lost *fieldpath.Set) error {
 	deployment, err := r.observer.withManagedFields(ctx, observed.deployment)
 	if err != nil {
 		return err
 	}
-	if err := r.writer.takeBack(ctx, deployment, lost); err != nil {
+	if changed, err := r.writer.takeBack(ctx, deployment, lost); err != nil || !changed {
 		return err
 	}
 	log.FromContext(ctx).Info("Took back fields that somebody had restored")
@@ -101,7 +111,7 @@ func (r *deploymentReconciler) narrow(ctx context.Context, observed *workloadObs
 	if err != nil {
 		return nil, err
 	}
-	plan, err := r.holdRefused(observed, refused)
+	plan, err := r.without(observed, slices.Collect(maps.Keys(refused)))
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +151,9 @@ func (r *deploymentReconciler) refusedSets(ctx context.Context, observed *worklo
 }
 
 func (r *deploymentReconciler) dryRun(ctx context.Context, observed *workloadObservation, trial []assignedSet, way way) error {
-	plan, err := r.renderer.Render(observed.workload, (&workloadObservation{assigned: trial}).sets())
+	tried := *observed
+	tried.assigned = trial
+	plan, err := r.renderer.Render(tried.workload, tried.sets())
 	if err != nil || !plan.Changed {
 		return err
 	}

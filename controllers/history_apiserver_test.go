@@ -84,7 +84,40 @@ type apiServer struct {
 	changes map[kind][]change
 	// respecified is when a spec changed last.
 	respecified map[types.UID]time.Time
-	fields      *managedfields.FieldManager
+	// policy is what the operator may not do at the moment.
+	policy policy
+	fields *managedfields.FieldManager
+}
+
+// policy is one of admission: objects of a kind may not get an image, and a strict one is against those that have it as well.
+type policy struct {
+	kind   kind
+	image  string
+	strict bool
+}
+
+// admits judges a write; before is nil of an object that is created.
+func (p policy) admits(before, after client.Object) error {
+	has := func(object client.Object) bool {
+		return slices.ContainsFunc(longRunning(&corev1.Pod{Spec: podSpecOf(object)}), func(container *corev1.Container) bool { return container.Image == p.image })
+	}
+	if kindOf(after) != p.kind || !has(after) || (before != nil && has(before) && !p.strict) {
+		return nil
+	}
+	return apierrors.NewForbidden(resourceOf(p.kind), after.GetName(), fmt.Errorf("a policy is against image %s", p.image))
+}
+
+// podSpecOf is the spec of a pod, or of those that an object makes.
+func podSpecOf(object client.Object) corev1.PodSpec {
+	switch object := object.(type) {
+	case *appsv1.Deployment:
+		return object.Spec.Template.Spec
+	case *appsv1.ReplicaSet:
+		return object.Spec.Template.Spec
+	case *corev1.Pod:
+		return object.Spec
+	}
+	return corev1.PodSpec{}
 }
 
 // newFieldManager returns what keeps the managed fields of Deployments in a real API server.
@@ -200,6 +233,11 @@ func (s *apiServer) update(object client.Object, manager string, status bool) (c
 	after.SetCreationTimestamp(before.GetCreationTimestamp())
 	after.SetDeletionTimestamp(before.GetDeletionTimestamp())
 	separateStatus(before, after, status)
+	if manager == v1alpha1.FieldManager {
+		if err := s.policy.admits(before, after); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case kindOf(object) != deploymentKind:
 	case status:
@@ -350,6 +388,9 @@ func (s *apiServer) apply(config *unstructured.Unstructured, manager string, dry
 		if container.Image == "" {
 			return nil, nil, apierrors.NewInvalid(schema.GroupKind{Group: "apps", Kind: "Deployment"}, after.Name, nil)
 		}
+	}
+	if err := s.policy.admits(before, after); err != nil {
+		return nil, nil, err
 	}
 	after.SetGroupVersionKind(before.GroupVersionKind())
 	s.retime(after)

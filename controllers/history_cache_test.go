@@ -63,6 +63,9 @@ func (l *lagging) behind() int {
 	return behind
 }
 
+// hasSeenAll is true when the cache shows all objects of a kind as they are.
+func (l *lagging) hasSeenAll(kind kind) bool { return l.seen[kind] == len(l.server.changes[kind]) }
+
 // latest is a kind of which something that happened so long ago has not been seen; empty when there is none.
 func (l *lagging) latest(by time.Duration) kind {
 	for _, kind := range allKinds {

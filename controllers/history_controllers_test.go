@@ -32,6 +32,8 @@ type controllerManager struct {
 	created, deleted []string
 	// counted are the PodDisruptionBudgets whose status was computed.
 	counted map[string]bool
+	// disrupts is told of pods with such labels that come or go.
+	disrupts func(labels map[string]string)
 }
 
 func newControllerManager(server *apiServer) *controllerManager {
@@ -465,6 +467,7 @@ func (m *controllerManager) syncReplicaSet(rs *appsv1.ReplicaSet) {
 		return
 	case len(pods) > desired:
 		m.deleted = append(m.deleted, pods[0].Name)
+		m.disrupts(pods[0].Labels)
 		_ = m.server.delete(pods[0], nil) // it is there
 		return
 	}
@@ -489,6 +492,7 @@ func (m *controllerManager) syncReplicaSet(rs *appsv1.ReplicaSet) {
 // createPod makes a pod as the API server completes it: what is limited is requested.
 func (m *controllerManager) createPod(rs *appsv1.ReplicaSet) {
 	template := rs.Spec.Template.DeepCopy()
+	m.disrupts(template.Labels)
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: fmt.Sprintf("%s-%d", rs.Name, m.server.version), Labels: template.Labels, Annotations: template.Annotations,
@@ -513,36 +517,64 @@ func (m *controllerManager) createPod(rs *appsv1.ReplicaSet) {
 
 func isReady(pod *corev1.Pod) bool { return !conditionSince(pod).IsZero() }
 
-// syncBudget tells how many pods of a Deployment may be disrupted. A budget has the name of the Deployment.
+// syncBudget tells how many of the pods that a budget covers may be disrupted.
 func (m *controllerManager) syncBudget(budget *policyv1.PodDisruptionBudget) {
 	m.counted[budget.Name] = true
-	healthy, wanted, expected := m.healthy(budget.Name), m.wantedHealthy(budget), int32(0)
-	if d := m.server.deployment(budget.Name); d != nil {
-		expected = *d.Spec.Replicas
+	wanted, healthy := m.wantedHealthy(budget), int32(0)
+	for _, pod := range m.server.pods() {
+		if coversPods(budget, pod.Labels) && pod.DeletionTimestamp.IsZero() && isReady(pod) {
+			healthy++
+		}
 	}
 	after := budget.DeepCopy()
 	after.Status = policyv1.PodDisruptionBudgetStatus{
 		ObservedGeneration: budget.Generation, DisruptionsAllowed: max(0, healthy-wanted),
-		CurrentHealthy: healthy, DesiredHealthy: wanted, ExpectedPods: expected,
+		CurrentHealthy: healthy, DesiredHealthy: wanted, ExpectedPods: m.expectedPods(budget),
 	}
 	_, _ = m.server.update(after, "kube-controller-manager", true) // it is the live one
 }
 
-func (m *controllerManager) wantedHealthy(budget *policyv1.PodDisruptionBudget) int32 {
-	d := m.server.deployment(budget.Name)
-	if d == nil {
-		return 0
-	}
-	return max(0, *d.Spec.Replicas-budget.Spec.MaxUnavailable.IntVal)
+// coversPods is true of a budget over pods with such labels.
+func coversPods(budget *policyv1.PodDisruptionBudget, labels map[string]string) bool {
+	return isSubset(budget.Spec.Selector.MatchLabels, labels)
 }
 
-func (m *controllerManager) healthy(deployment string) (healthy int32) {
-	for _, pod := range m.server.pods() {
-		if pod.Labels["app"] == deployment && pod.DeletionTimestamp.IsZero() && isReady(pod) {
-			healthy++
+func isSubset(of, labels map[string]string) bool {
+	for key, value := range of {
+		if labels[key] != value {
+			return false
 		}
 	}
-	return healthy
+	return true
+}
+
+// expectedPods is how many pods the Deployments want that a budget covers, and when it says how many have to be available, how many there are.
+func (m *controllerManager) expectedPods(budget *policyv1.PodDisruptionBudget) (expected int32) {
+	if budget.Spec.MinAvailable == nil {
+		return m.wantedPods(budget)
+	}
+	for _, pod := range m.server.pods() {
+		if coversPods(budget, pod.Labels) {
+			expected++
+		}
+	}
+	return expected
+}
+
+func (m *controllerManager) wantedPods(budget *policyv1.PodDisruptionBudget) (wanted int32) {
+	for _, d := range m.server.deployments() {
+		if coversPods(budget, d.Spec.Template.Labels) {
+			wanted += *d.Spec.Replicas
+		}
+	}
+	return wanted
+}
+
+func (m *controllerManager) wantedHealthy(budget *policyv1.PodDisruptionBudget) int32 {
+	if budget.Spec.MinAvailable != nil {
+		return budget.Spec.MinAvailable.IntVal
+	}
+	return max(0, m.wantedPods(budget)-budget.Spec.MaxUnavailable.IntVal)
 }
 
 // collectGarbage deletes one object whose owner is gone.
@@ -557,6 +589,7 @@ func (m *controllerManager) collectGarbage() {
 		for _, object := range sorted[client.Object](m.server.objects[kind]) {
 			if owner := metav1.GetControllerOf(object); owner != nil && !alive[owner.UID] && object.GetDeletionTimestamp().IsZero() {
 				m.server.version++ // a deletion is something that was done
+				m.disrupts(object.GetLabels())
 				_ = m.server.delete(object, nil)
 				return
 			}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -24,7 +23,7 @@ import (
 func (h *history) happen() {
 	events := []func(){h.changeImage, h.changeImage, h.changeImage, h.changeResources, h.failPod, h.failPod, h.stopManager, h.stopOperator}
 	if !h.quiet {
-		events = append(events, h.changeStructure, h.changeStrategy, h.scale, h.editTemplate, h.pause, h.resume, h.declarePause, h.restart, h.undo, h.deleteDeployment, h.deletePod, h.makeSick)
+		events = append(events, h.changeStructure, h.changeStrategy, h.scale, h.editTemplate, h.pause, h.resume, h.declarePause, h.restart, h.undo, h.deleteDeployment, h.deletePod, h.makeSick, h.deleteSet, h.addSet, h.forbid, h.allow)
 	}
 	events[h.random.IntN(len(events))]()
 }
@@ -75,6 +74,82 @@ func (h *history) changeStrategy() {
 	})
 }
 
+// deleteSet lets the user delete a set, whose content goes, or stays with the workloads. What can not run does not stay: nobody would put it right.
+func (h *history) deleteSet() {
+	name := h.anySet()
+	if name == "none" {
+		return
+	}
+	h.changeSet(name, func(set *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) {
+		if h.chance(2) && !isBroken(container.Image) && !h.isBrokenAnywhere(name) {
+			set.Spec.DeletionPolicy, h.retained[name] = v1alpha1.RetainDeletionPolicy, true
+		}
+	})
+	h.note("user: delete set %s, retained=%v", name, h.retained[name])
+	h.do(h.server.delete(h.server.objects[setKind][name], nil))
+}
+
+// isBrokenAnywhere is true of a sidecar with an image that can not run, in some template or pod.
+func (h *history) isBrokenAnywhere(name string) bool {
+	specs := []corev1.PodSpec{}
+	for _, d := range h.server.deployments() {
+		specs = append(specs, d.Spec.Template.Spec)
+	}
+	for _, pod := range h.server.pods() {
+		specs = append(specs, pod.Spec)
+	}
+	return slices.ContainsFunc(specs, func(spec corev1.PodSpec) bool { return isBroken(imageIn(&corev1.Pod{Spec: spec}, name)) })
+}
+
+// addSet lets the user create a set that never was before.
+func (h *history) addSet() {
+	h.added++
+	name := fmt.Sprintf("%s-%d", []string{"logs", "mesh"}[h.random.IntN(2)], h.added)
+	h.note("user: create set %s", name)
+	h.server.policy.strict = false
+	h.createSet(name)
+}
+
+// forbid lets a policy be against an image of a set. In a cluster with several sets it is never against what is there already: else it could be
+// against a Deployment both with a promotion and without.
+func (h *history) forbid() {
+	kinds := []kind{deploymentKind, replicaSetKind, podKind}
+	h.forbidImage(kinds[h.random.IntN(len(kinds))], fmt.Sprintf("%s:%d", h.anySet(), 1+h.random.IntN(3)))
+}
+
+func (h *history) forbidImage(kind kind, image string) {
+	h.server.policy = policy{kind: kind, image: image, strict: len(h.server.sets()) == 1 && h.chance(2)}
+	h.note("user: a policy: %+v", h.server.policy)
+}
+
+// cross gets in the way of promotions: the controller manager goes away, or a policy is against what a Deployment has or had.
+func (h *history) cross() {
+	for _, d := range h.server.deployments() {
+		if !isPausedByUs(d) || h.quiet || !h.faults || !h.chance(10) {
+			continue
+		}
+		images := map[string]string{}
+		for _, rs := range ownedReplicaSets(h.server.objects[replicaSetKind], d) {
+			for _, container := range longRunning(&corev1.Pod{Spec: rs.Spec.Template.Spec}) {
+				if was, is := container.Image, imageIn(&corev1.Pod{Spec: d.Spec.Template.Spec}, container.Name); was != is && *rs.Spec.Replicas > 0 {
+					images[was], images[is] = was, is
+				}
+			}
+		}
+		if len(images) == 0 || h.chance(2) {
+			h.stopManager()
+			continue
+		}
+		candidates := slices.Sorted(maps.Keys(images))
+		h.forbidImage([]kind{deploymentKind, replicaSetKind}[h.random.IntN(2)], candidates[h.random.IntN(len(candidates))])
+	}
+}
+
+func (h *history) allow() {
+	h.note("user: no policy")
+	h.server.policy = policy{}
+}
+
 // editDeployment lets the user change any Deployment by a command; edit returns what it does, and nothing when it does nothing.
 func (h *history) editDeployment(edit func(d *appsv1.Deployment) string) {
 	h.editDeploymentAs("kubectl", edit)
@@ -98,7 +173,7 @@ func (h *history) editDeploymentAs(manager string, edit func(d *appsv1.Deploymen
 func (h *history) scale() {
 	h.editDeployment(func(d *appsv1.Deployment) string {
 		d.Spec.Replicas = new(int32(h.random.IntN(6)))
-		h.budgetKnows[d.Name] = false
+		h.surpriseBudgets(d.Spec.Template.Labels)
 		return fmt.Sprintf("scale to %d", *d.Spec.Replicas)
 	})
 }
@@ -190,8 +265,19 @@ func (h *history) undo() {
 			}
 		}
 		d.Annotations = annotations
+		h.bringBack(&d.Spec.Template)
 		return fmt.Sprintf("undo to %s: %v", rs.Name, annotations)
 	})
+}
+
+// bringBack makes the application's own what a user restores of sets that are gone, or going.
+func (h *history) bringBack(template *corev1.PodTemplateSpec) {
+	for _, container := range longRunning(&corev1.Pod{Spec: template.Spec}) {
+		isLive := slices.ContainsFunc(h.liveSets(), func(set *v1alpha1.SidecarSet) bool { return set.Name == container.Name })
+		if !isLive && container.Name != "main" {
+			h.retained[container.Name] = true
+		}
+	}
 }
 
 func (h *history) deleteDeployment() {
@@ -201,6 +287,7 @@ func (h *history) deleteDeployment() {
 	}
 	d := deployments[h.random.IntN(len(deployments))]
 	h.note("user: delete %s", d.Name)
+	h.surpriseBudgets(d.Spec.Template.Labels)
 	h.do(h.server.delete(d, nil))
 	delete(h.userPaused, d.Name)
 }
@@ -222,7 +309,17 @@ func (h *history) failPod() {
 // failed says that a pod is unavailable by itself. The disruption controller sees that at once: what it sees late is what we do.
 func (h *history) failed(pod *corev1.Pod) {
 	delete(h.disturbed, pod.UID)
-	h.budgetKnows[pod.Labels["app"]] = false
+	h.surpriseBudgets(pod.Labels)
+}
+
+// surpriseBudgets is what happens when pods with such labels come, go or end, and not by an update of ours.
+func (h *history) surpriseBudgets(labels map[string]string) {
+	for _, budget := range sorted[*policyv1.PodDisruptionBudget](h.server.objects[budgetKind]) {
+		if coversPods(budget, labels) {
+			h.budgetKnows[budget.Name] = false
+			delete(h.manager.counted, budget.Name) // which was before
+		}
+	}
 }
 
 func (h *history) deletePod() {
@@ -274,6 +371,7 @@ func (h *history) restartOperator() {
 // endTrouble ends what keeps workloads from converging, but for one of them, whose name it returns: that has a pod that is sick for good.
 func (h *history) endTrouble() (broken string) {
 	h.faults = false
+	h.allow()
 	for _, set := range h.server.sets() {
 		h.changeSet(set.Name, func(set *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) {
 			if isBroken(container.Image) {
@@ -285,13 +383,6 @@ func (h *history) endTrouble() (broken string) {
 			strategy.MaxConcurrentWorkloads, strategy.Canary = new(intstr.FromString("100%")), nil
 		})
 	}
-	for _, budget := range sorted[*policyv1.PodDisruptionBudget](h.server.objects[budgetKind]) {
-		relaxed := budget.DeepCopy()
-		relaxed.Spec.MaxUnavailable = new(intstr.FromInt32(max(1, budget.Spec.MaxUnavailable.IntVal)))
-		_, err := h.server.update(relaxed, "kubectl", false)
-		h.do(err)
-		h.budgetKnows[budget.Name] = false
-	}
 	for _, pod := range h.server.pods() {
 		if d := h.deploymentOf(pod); d != nil && h.kubelet.sick[pod.UID] && (broken == "" || broken == d.Name) {
 			broken = d.Name
@@ -299,20 +390,36 @@ func (h *history) endTrouble() (broken string) {
 			delete(h.kubelet.sick, pod.UID)
 		}
 	}
+	h.relaxBudgets(broken)
 	for _, d := range h.server.deployments() {
-		if h.userPaused[d.Name] && (h.rollsOut() || h.hasCrashing(d) || h.chance(2)) {
+		if h.userPaused[d.Name] && (h.rollsOut() || h.hasBroken(d) || h.chance(2)) {
 			h.resumeNow(d)
 		}
 	}
 	return broken
 }
 
-// hasCrashing is true of a Deployment with a pod that crashes over and over, and is counted over and over: a pause may keep what puts it right
-// from it.
-func (h *history) hasCrashing(d *appsv1.Deployment) bool {
+// relaxBudgets lets each PodDisruptionBudget allow something besides what a Deployment takes of it that is broken. A pod of it that was updated
+// and is sick counts twice for disruptionKnown: in the budget's status, and as one that this may not know of.
+func (h *history) relaxBudgets(broken string) {
+	for _, budget := range sorted[*policyv1.PodDisruptionBudget](h.server.objects[budgetKind]) {
+		relaxed := budget.DeepCopy()
+		relaxed.Spec.MinAvailable, relaxed.Spec.MaxUnavailable = nil, new(intstr.FromInt32(max(1, h.manager.wantedPods(budget)-h.manager.wantedHealthy(budget))))
+		if d := h.server.deployment(broken); d != nil && coversPods(budget, d.Spec.Template.Labels) {
+			relaxed.Spec.MaxUnavailable.IntVal += 2 * *d.Spec.Replicas
+		}
+		_, err := h.server.update(relaxed, "kubectl", false)
+		h.do(err)
+		h.budgetKnows[budget.Name] = false
+	}
+}
+
+// hasBroken is true of a Deployment with a pod that is counted over and over, or takes its part of a budget, because its sidecar can not run: a pause
+// may keep what puts it right from it.
+func (h *history) hasBroken(d *appsv1.Deployment) bool {
 	return slices.ContainsFunc(h.server.pods(), func(pod *corev1.Pod) bool {
 		of := h.deploymentOf(pod)
-		return of != nil && of.UID == d.UID && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return strings.HasSuffix(c.Image, crashes) })
+		return of != nil && of.UID == d.UID && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return isBroken(c.Image) })
 	})
 }
 

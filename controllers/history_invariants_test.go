@@ -26,6 +26,7 @@ func (h *history) audit(before, after client.Object) {
 	case *appsv1.Deployment:
 		if after, ok := after.(*appsv1.Deployment); ok {
 			h.auditTemplate("Deployment "+before.Name, &before.Spec.Template, &after.Spec.Template)
+			h.auditPartitions(before, after)
 			if *before.Spec.Replicas != *after.Spec.Replicas || !equality.Semantic.DeepEqual(before.Spec.Strategy, after.Spec.Strategy) {
 				h.violate("I5: Deployment %s has other replicas or another strategy", before.Name)
 			}
@@ -62,6 +63,41 @@ func (h *history) auditTemplate(what string, before, after *corev1.PodTemplateSp
 	}
 }
 
+// auditPartitions sees to it that no template gets a revision that its set's partition keeps from it, when the operator knows that.
+func (h *history) auditPartitions(before, after *appsv1.Deployment) {
+	if h.lags || before.Annotations[v1alpha1.PromotionAnnotation] != "" {
+		return
+	}
+	for _, set := range h.liveSets() {
+		was, is := marksOf(&before.Spec.Template)[set.Name], marksOf(&after.Spec.Template)[set.Name]
+		isNew := was != "" && is != "" && is != was && is != set.Status.CurrentRevision
+		if partition := rollout.Partition(set.Spec.UpdateStrategy.Partition, max(1, *before.Spec.Replicas)); isNew && partition > 0 {
+			h.violate("the template of %s went from %s to %s, and partition is %d", before.Name, was, is, partition)
+		}
+	}
+}
+
+// auditPartitionOf sees to it that so many pods of a workload keep the revision that its template has, when one of them gets another.
+func (h *history) auditPartitionOf(d *appsv1.Deployment, before, after *corev1.Pod) {
+	was, is := injection.Revisions(before.Annotations[v1alpha1.RevisionsAnnotation]), injection.Revisions(after.Annotations[v1alpha1.RevisionsAnnotation])
+	for _, set := range h.liveSets() {
+		revision := is[set.Name]
+		if h.lags || revision == was[set.Name] || revision == set.Status.CurrentRevision || revision == marksOf(&d.Spec.Template)[set.Name] {
+			continue
+		}
+		updated := int32(0)
+		for _, pod := range h.server.pods() {
+			of := h.deploymentOf(pod)
+			if of != nil && of.UID == d.UID && isActive(pod) && injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation])[set.Name] == revision {
+				updated++
+			}
+		}
+		if partition := rollout.Partition(set.Spec.UpdateStrategy.Partition, *d.Spec.Replicas); updated > *d.Spec.Replicas-partition {
+			h.violate("after updating pod %s, %d of %d pods have %s, and partition is %d", before.Name, updated, *d.Spec.Replicas, revision, partition)
+		}
+	}
+}
+
 // auditPod is I1 and I5 of a pod, and I2 when a container of it restarts.
 func (h *history) auditPod(before, after *corev1.Pod) {
 	h.note("  pod %s: %s", before.Name, after.Annotations[v1alpha1.InPlaceAnnotation])
@@ -78,7 +114,11 @@ func (h *history) auditPod(before, after *corev1.Pod) {
 	if !equality.Semantic.DeepEqual(*expected, after.Spec) {
 		h.violate("I1, I5: pod %s changed in more than its sidecars", before.Name)
 	}
-	if d := h.deploymentOf(before); d != nil && restarts && h.kubelet.isAvailable(before, d.Spec.MinReadySeconds) {
+	d := h.deploymentOf(before)
+	if d != nil {
+		h.auditPartitionOf(d, before, after)
+	}
+	if d != nil && restarts && h.kubelet.isAvailable(before, d.Spec.MinReadySeconds) {
 		h.disturbed[before.UID] = true
 		h.auditBudgets(d, before, after)
 	}
@@ -93,36 +133,49 @@ func (h *history) auditBudgets(d *appsv1.Deployment, before, after *corev1.Pod) 
 			limit = min(limit, rollout.MaxUnavailable(set.Spec.UpdateStrategy.MaxUnavailable, *d.Spec.Replicas))
 		}
 	}
-	var available, healthy, disturbed int32
-	for _, pod := range h.server.pods() {
-		if pod.Labels["app"] != d.Name {
-			continue
-		}
-		if h.kubelet.isAvailable(pod, 0) {
-			healthy++
-		} else if h.disturbed[pod.UID] {
-			disturbed++
-		}
-		if h.kubelet.isAvailable(pod, d.Spec.MinReadySeconds) {
-			available++
-		}
-	}
+	available, disturbed := h.count(d.Spec.Selector.MatchLabels, d.Spec.MinReadySeconds)
 	unavailable := *d.Spec.Replicas - available
 	if h.lags {
-		// What failed by itself a moment ago can not be known.
-		unavailable = min(unavailable, disturbed)
-		healthy = max(healthy, *d.Spec.Replicas-disturbed)
+		unavailable = min(unavailable, disturbed) // what failed by itself a moment ago can not be known
 	}
 	if unavailable > limit {
 		h.violate("I2: after updating pod %s, %d pods are unavailable (%d by us), and %d may be", before.Name, unavailable, disturbed, limit)
 	}
-	budget, _ := h.server.objects[budgetKind][d.Name].(*policyv1.PodDisruptionBudget)
-	if budget == nil || !h.budgetKnows[d.Name] {
-		return
+	for _, budget := range sorted[*policyv1.PodDisruptionBudget](h.server.objects[budgetKind]) {
+		// When people take pods away, one with a number as minAvailable allows less, which the operator may not have seen.
+		isSeen := budget.Spec.MinAvailable == nil || h.operator.cache.hasSeenAll(budgetKind)
+		if coversPods(budget, before.Labels) && h.budgetKnows[budget.Name] && isSeen {
+			h.auditBudget(budget, before)
+		}
 	}
-	if wanted := h.manager.wantedHealthy(budget); healthy < wanted {
-		h.violate("I2: after updating pod %s, %d pods are healthy, and the PodDisruptionBudget wants %d of %d", before.Name, healthy, wanted, *d.Spec.Replicas)
+}
+
+// auditBudget is I2 for one PodDisruptionBudget.
+func (h *history) auditBudget(budget *policyv1.PodDisruptionBudget, updated *corev1.Pod) {
+	expected, wanted := h.manager.wantedPods(budget), h.manager.wantedHealthy(budget)
+	healthy, disturbed := h.count(budget.Spec.Selector.MatchLabels, 0)
+	if h.lags {
+		healthy = max(healthy, expected-disturbed)
 	}
+	if healthy < wanted {
+		h.violate("I2: after updating pod %s, %d pods are healthy, and the PodDisruptionBudget %s wants %d of %d", updated.Name, healthy, budget.Name, wanted, expected)
+	}
+}
+
+// count counts the pods with such labels that are available, and those that are not ready because we updated them.
+func (h *history) count(labels map[string]string, minReadySeconds int32) (available, disturbed int32) {
+	for _, pod := range h.server.pods() {
+		if !isSubset(labels, pod.Labels) {
+			continue
+		}
+		if h.kubelet.isAvailable(pod, minReadySeconds) {
+			available++
+		}
+		if !h.kubelet.isAvailable(pod, 0) && h.disturbed[pod.UID] {
+			disturbed++
+		}
+	}
+	return available, disturbed
 }
 
 // patience is for how long a Deployment may stay paused by an operator that is up: until the deadline, and for the time that caches are late

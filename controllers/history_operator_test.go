@@ -418,7 +418,7 @@ func (c *operatorClient) write(text string, send func() (before, after client.Ob
 
 func (c *operatorClient) Create(_ context.Context, object client.Object, options ...client.CreateOption) error {
 	if asked := (&client.CreateOptions{}).ApplyOptions(options); len(asked.DryRun) > 0 {
-		return c.write("try "+object.GetGenerateName(), func() (_, _ client.Object, err error) { return nil, nil, nil })
+		return c.write("try "+object.GetGenerateName(), func() (_, _ client.Object, err error) { return nil, nil, c.process.server.policy.admits(nil, object) })
 	}
 	return c.write("create "+object.GetName(), func() (_, _ client.Object, err error) {
 		return nil, nil, c.process.server.create(object, v1alpha1.FieldManager)

@@ -51,6 +51,10 @@ type history struct {
 	pausedFor map[string]time.Duration
 	// disturbed are pods that were available when we updated them, until they are again.
 	disturbed map[types.UID]bool
+	// retained are sets that were deleted and whose content stays.
+	retained map[string]bool
+	// added is how many sets came after the beginning.
+	added int
 	// budgetKnows is true of a PodDisruptionBudget while all that happened since its status was written is our updates.
 	budgetKnows map[string]bool
 	violations  []string
@@ -67,10 +71,10 @@ func newHistoryOf(ctx context.Context, laboratory *laboratory, seed uint64, dece
 	h := &history{
 		laboratory: laboratory, ctx: ctx, random: rand.New(rand.NewPCG(seed, 0)), server: server, //nolint:gosec // a history has to come again
 		manager: newControllerManager(server), kubelet: newKubelet(server), userPaused: map[string]bool{}, pausedFor: map[string]time.Duration{},
-		disturbed: map[types.UID]bool{}, budgetKnows: map[string]bool{}, deceive: deceive,
+		disturbed: map[types.UID]bool{}, retained: map[string]bool{}, budgetKnows: map[string]bool{}, deceive: deceive,
 	}
 	h.lags, h.quiet = h.chance(2), h.chance(3)
-	h.kubelet.trace, h.kubelet.failed = h.note, h.failed
+	h.kubelet.trace, h.kubelet.failed, h.manager.disrupts = h.note, h.failed, h.surpriseBudgets
 	h.startOperator()
 	return h
 }
@@ -157,6 +161,7 @@ func (h *history) step() {
 		}
 	}
 	h.check()
+	h.cross()
 }
 
 // lateness is by how much caches and reconciles may be late: a process that is up gets to work.
@@ -296,7 +301,7 @@ func (h *history) found() {
 				Replicas: new(int32(1 + h.random.IntN(5))), RevisionHistoryLimit: new(int32(h.random.IntN(4))),
 				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}},
 				Template: corev1.PodTemplateSpec{
-					ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": name}},
+					ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": name, "part-of": "shop"}},
 					Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "main:1"}}},
 				},
 			},
@@ -309,17 +314,30 @@ func (h *history) found() {
 		}
 		h.do(h.server.create(d, "kubectl"))
 		if h.chance(4) {
-			h.do(h.server.create(&policyv1.PodDisruptionBudget{
-				ObjectMeta: metav1.ObjectMeta{Name: name},
-				Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: new(intstr.FromInt32(int32(h.random.IntN(3)))), Selector: d.Spec.Selector},
-			}, "kubectl"))
+			h.createBudget(name, d.Spec.Selector)
 		}
+	}
+	if h.chance(3) {
+		h.createBudget("shop", &metav1.LabelSelector{MatchLabels: map[string]string{"part-of": "shop"}})
 	}
 	h.createSet("logs")
 	if h.chance(2) {
 		h.createSet("mesh")
 	}
 	h.note("%d Deployments, %d sets, lags=%v quiet=%v", len(h.server.deployments()), len(h.server.sets()), h.lags, h.quiet)
+}
+
+// createBudget makes a PodDisruptionBudget, which may be one over several Deployments, and says what may be unavailable or what has to be available.
+func (h *history) createBudget(name string, selector *metav1.LabelSelector) {
+	budget := &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: new(intstr.FromInt32(int32(h.random.IntN(3)))), Selector: selector},
+	}
+	if h.chance(2) {
+		wanted := h.manager.wantedHealthy(budget)
+		budget.Spec.MinAvailable, budget.Spec.MaxUnavailable = new(intstr.FromInt32(wanted)), nil
+	}
+	h.do(h.server.create(budget, "kubectl"))
 }
 
 func (*history) do(err error) {
@@ -335,7 +353,8 @@ func (h *history) createSet(name string) {
 		DeletionPolicy:       v1alpha1.RemoveDeletionPolicy,
 		RevisionHistoryLimit: new(int32(10)),
 		UpdateStrategy: v1alpha1.UpdateStrategy{
-			Type: v1alpha1.InPlaceUpdateStrategyType, Partition: new(intstr.FromInt32(0)),
+			Type:                   v1alpha1.InPlaceUpdateStrategyType,
+			Partition:              []*intstr.IntOrString{new(intstr.FromInt32(0)), new(intstr.FromInt32(0)), new(intstr.FromInt32(1)), new(intstr.FromString("50%"))}[h.random.IntN(4)],
 			MaxConcurrentWorkloads: []*intstr.IntOrString{nil, new(intstr.FromInt32(2)), new(intstr.FromString("50%")), new(intstr.FromString("100%"))}[h.random.IntN(4)],
 			OnFailure:              []v1alpha1.FailurePolicy{v1alpha1.RollbackFailurePolicy, v1alpha1.HaltFailurePolicy}[h.random.IntN(2)],
 			MaxUnavailable:         []*intstr.IntOrString{new(intstr.FromInt32(1)), new(intstr.FromInt32(2)), new(intstr.FromString("50%"))}[h.random.IntN(3)],
@@ -347,15 +366,15 @@ func (h *history) createSet(name string) {
 	if h.chance(3) {
 		set.Spec.UpdateStrategy.Canary = &v1alpha1.Canary{Selector: metav1.LabelSelector{MatchLabels: map[string]string{"tier": "canary"}}}
 	}
-	if name == "mesh" {
+	if strings.HasPrefix(name, "mesh") {
 		container.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
 		set.Spec.InitContainers = []v1alpha1.SidecarContainer{container}
 	} else {
 		set.Spec.Containers = []v1alpha1.SidecarContainer{container}
 		if h.chance(2) {
 			set.Spec.Volumes = []v1alpha1.SidecarVolume{{
-				Volume:    corev1.Volume{Name: "logs", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-				AppMounts: []v1alpha1.AppMount{{MountPath: "/var/log"}},
+				Volume:    corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+				AppMounts: []v1alpha1.AppMount{{MountPath: "/var/" + name}},
 			}}
 		}
 	}
@@ -366,9 +385,12 @@ func cpu(quantity string) corev1.ResourceRequirements {
 	return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(quantity)}}
 }
 
-// changeSet lets the user change a set.
+// changeSet lets the user change a set, if it is there.
 func (h *history) changeSet(name string, change func(set *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer)) {
 	live, _ := h.server.objects[setKind][name].(*v1alpha1.SidecarSet)
+	if live == nil {
+		return
+	}
 	set := live.DeepCopy()
 	container := append(append([]*v1alpha1.SidecarContainer{}, pointers(set.Spec.InitContainers)...), pointers(set.Spec.Containers)...)[0]
 	change(set, container)
@@ -383,9 +405,17 @@ func pointers[T any](items []T) (result []*T) {
 	return result
 }
 
-// anySet is the name of one of the sets.
+// liveSets are those that are not being deleted.
+func (h *history) liveSets() []*v1alpha1.SidecarSet {
+	return slices.DeleteFunc(h.server.sets(), func(set *v1alpha1.SidecarSet) bool { return !set.DeletionTimestamp.IsZero() })
+}
+
+// anySet is the name of one of the sets that are not being deleted; "none" without any.
 func (h *history) anySet() string {
-	sets := h.server.sets()
+	sets := h.liveSets()
+	if len(sets) == 0 {
+		return "none"
+	}
 	return sets[h.random.IntN(len(sets))].Name
 }
 
@@ -421,11 +451,20 @@ func (h *history) verdict(broken string) string {
 			continue
 		}
 		if problem := h.verdictOn(d); problem != "" {
+			for _, set := range h.server.sets() {
+				h.note("set %s: %+v", set.Name, set.Status)
+			}
 			return fmt.Sprintf("at the end, %s %s", d.Name, problem)
 		}
 	}
 	for _, set := range h.server.sets() {
-		if broken == "" && len(h.userPaused) == 0 && !meta.IsStatusConditionTrue(set.Status.Conditions, v1alpha1.ConditionReady) {
+		if broken != "" || len(h.userPaused) > 0 {
+			break
+		}
+		if !set.DeletionTimestamp.IsZero() {
+			return fmt.Sprintf("at the end, set %s is still being deleted: %+v", set.Name, set.Status)
+		}
+		if !meta.IsStatusConditionTrue(set.Status.Conditions, v1alpha1.ConditionReady) {
 			return fmt.Sprintf("at the end, set %s is not ready: %+v", set.Name, set.Status)
 		}
 	}
@@ -442,9 +481,12 @@ func (h *history) verdictOn(d *appsv1.Deployment) string {
 	if d.Spec.Paused {
 		return "" // pods may wait for the end of that
 	}
+	if problem := h.verdictOnLeftovers(d); problem != "" {
+		return problem
+	}
 	slip := slipOf(d)
 	pod := &corev1.Pod{Spec: d.Spec.Template.Spec}
-	for _, set := range h.server.sets() {
+	for _, set := range h.liveSets() {
 		if slip[set.Name] != set.Status.UpdateRevision || marksOf(&d.Spec.Template)[set.Name] != set.Status.UpdateRevision {
 			return fmt.Sprintf("has slip %v and marks %v, set %s has %s", slip, marksOf(&d.Spec.Template), set.Name, set.Status.UpdateRevision)
 		}
@@ -479,14 +521,51 @@ func (h *history) verdictOn(d *appsv1.Deployment) string {
 	return ""
 }
 
+// verdictOnLeftovers is about sets that were deleted: what they brought is gone, or not ours any more.
+func (h *history) verdictOnLeftovers(d *appsv1.Deployment) string {
+	live := map[string]bool{}
+	for _, set := range h.server.sets() { // one that is being deleted still waits for something
+		live[set.Name] = true
+	}
+	for name := range slipOf(d) {
+		if !live[name] {
+			return "has the deleted set " + name + " on its slip"
+		}
+	}
+	for _, container := range longRunning(&corev1.Pod{Spec: d.Spec.Template.Spec}) {
+		if !live[container.Name] && !h.retained[container.Name] && container.Name != "main" {
+			return "still has " + container.Name
+		}
+	}
+	for _, entry := range d.ManagedFields {
+		if !injection.IsOurs(&entry) {
+			continue
+		}
+		if len(live) == 0 {
+			return "has fields that are ours, and there is no set: " + entry.FieldsV1.GetRawString()
+		}
+		for name := range h.retained { // in which other sets may have mounts
+			if !live[name] && strings.Contains(entry.FieldsV1.GetRawString(), fmt.Sprintf(`k:{\"name\":\"%s\"}":{".":`, name)) {
+				return "is ours in what was retained: " + name
+			}
+		}
+	}
+	return ""
+}
+
 func (h *history) verdictOnPod(pod *corev1.Pod, d *appsv1.Deployment) string {
 	if !h.kubelet.isAvailable(pod, d.Spec.MinReadySeconds) {
 		return "has an unavailable pod " + pod.Name
 	}
-	if pod.Annotations[v1alpha1.RevisionsAnnotation] != d.Spec.Template.Annotations[v1alpha1.RevisionsAnnotation] {
-		return "has pod " + pod.Name + " at other revisions"
+	for _, set := range h.liveSets() {
+		if injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation])[set.Name] != marksOf(&d.Spec.Template)[set.Name] {
+			return "has pod " + pod.Name + " at another revision of " + set.Name
+		}
 	}
 	for _, container := range longRunning(&corev1.Pod{Spec: d.Spec.Template.Spec}) {
+		if h.retained[container.Name] { // the set may have been deleted in the middle of an update
+			continue
+		}
 		if imageIn(pod, container.Name) != container.Image {
 			return "has pod " + pod.Name + " with another image"
 		}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -19,7 +20,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -49,6 +52,8 @@ type setObservation struct {
 	inUse map[string]bool
 	// populated are the uids of Deployments with pods that their ReplicaSets gave the set's content.
 	populated map[types.UID]bool
+	// refused are those workloads whose slip the API server refused to have changed.
+	refused refusedSlips
 	// canaries selects among the workloads; nil when the set has no canaries.
 	canaries labels.Selector
 }
@@ -172,6 +177,11 @@ func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
 		Replicas:      status.Replicas,
 		ReadyReplicas: status.ReadyReplicas,
 	}
+	desired := ptr.Deref(deployment.Spec.Replicas, 1)
+	if deadline := deployment.Spec.ProgressDeadlineSeconds; deadline != nil && *deadline == math.MaxInt32 {
+		// That is none, and without one there is no such condition (HasProgressDeadline in deployment/util).
+		result.Complete = result.Observed && status.UpdatedReplicas == desired && status.Replicas == desired && status.AvailableReplicas == desired
+	}
 	for i := range status.Conditions {
 		condition := &status.Conditions[i]
 		if condition.Type != appsv1.DeploymentProgressing {
@@ -181,7 +191,15 @@ func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
 		result.Complete = result.Observed && condition.Reason == "NewReplicaSetAvailable" && status.UpdatedReplicas == status.Replicas
 		result.Stuck = result.Observed && condition.Reason == "ProgressDeadlineExceeded"
 	}
+	result.Rolling = isRolling(&result, status, desired)
 	return result
+}
+
+func isRolling(deployment *rollout.Deployment, status *appsv1.DeploymentStatus, desired int32) bool {
+	if !deployment.Observed || deployment.Complete || deployment.Stuck || deployment.Paused {
+		return false
+	}
+	return status.UpdatedReplicas != status.Replicas || status.Replicas != desired
 }
 
 // workloadObservation is what a reconcile of a Deployment decides from.
@@ -221,6 +239,11 @@ type assignedSet struct {
 	summary rollout.Summary
 	failure *rollout.Problem
 	recheck time.Duration
+	// kept is true of a set that is to stay in the template at the revision that it has there, because its partition keeps some pods at that, and
+	// withheld when that is so in all pods.
+	kept, withheld bool
+	// stays is true of a set whose pods can not go back to what is kept, because the API server refuses that.
+	stays bool
 	// standing says how the set stands to the workload.
 	standing standing
 }
@@ -439,7 +462,7 @@ func (o *observer) addDisruptionBudgets(ctx context.Context, observed *workloadO
 		if !covers(budget, observed.deployment) {
 			continue
 		}
-		status := rollout.DisruptionBudget{UID: budget.UID, Healthy: budget.Status.CurrentHealthy, Expected: budget.Status.ExpectedPods}
+		status := rollout.DisruptionBudget{UID: budget.UID, Healthy: budget.Status.CurrentHealthy, Expected: o.expectedPods(ctx, budget, *observed.deployment.Spec.Replicas)}
 		if budget.Status.ObservedGeneration >= budget.Generation {
 			status.Allowed = budget.Status.DisruptionsAllowed
 		}
@@ -555,14 +578,38 @@ func (o *observer) deploymentsForBudget(ctx context.Context, object client.Objec
 
 // coveredBy names the Deployments with an order slip whose pods a PodDisruptionBudget covers.
 func (o *observer) coveredBy(ctx context.Context, budget *policyv1.PodDisruptionBudget) (names []types.NamespacedName) {
+	for _, deployment := range o.covered(ctx, budget) {
+		if deployment.DeletionTimestamp.IsZero() && len(slipOf(deployment)) > 0 {
+			names = append(names, client.ObjectKeyFromObject(deployment))
+		}
+	}
+	return names
+}
+
+// covered are the Deployments whose pods a PodDisruptionBudget covers.
+func (o *observer) covered(ctx context.Context, budget *policyv1.PodDisruptionBudget) (covered []*appsv1.Deployment) {
 	var deployments appsv1.DeploymentList
 	if err := o.cache.List(ctx, &deployments, client.InNamespace(budget.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "Listing the Deployments of a PodDisruptionBudget", "PodDisruptionBudget", klog.KObj(budget))
 	}
 	for i := range deployments.Items {
-		if deployment := &deployments.Items[i]; deployment.DeletionTimestamp.IsZero() && len(slipOf(deployment)) > 0 && covers(budget, deployment) {
-			names = append(names, client.ObjectKeyFromObject(deployment))
+		if covers(budget, &deployments.Items[i]) {
+			covered = append(covered, &deployments.Items[i])
 		}
 	}
-	return names
+	return covered
+}
+
+// expectedPods is how many pods there are to be that a PodDisruptionBudget covers. With a number as minAvailable, its controller expects as many as
+// there are (getExpectedPodCount in pkg/controller/disruption/disruption.go), those included that a rollout is about to delete. No more than those of
+// one Deployment need no closer look.
+func (o *observer) expectedPods(ctx context.Context, budget *policyv1.PodDisruptionBudget, ofOne int32) int32 {
+	expected := budget.Status.ExpectedPods
+	if minAvailable := budget.Spec.MinAvailable; expected <= ofOne || minAvailable == nil || minAvailable.Type != intstr.Int {
+		return expected
+	}
+	for _, deployment := range o.covered(ctx, budget) {
+		expected -= max(0, deployment.Status.Replicas-*deployment.Spec.Replicas)
+	}
+	return expected
 }

@@ -4,23 +4,96 @@
 package controllers
 
 import (
+	"math"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
-	"github.com/sidecarset/sidecarset/controllers/injection"
 )
 
 func TestADeploymentIsNewUntilItsControllerHasSeenIt(t *testing.T) {
 	for seen, want := range map[int64]bool{0: true, 1: false, 2: false} {
-		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Status: appsv1.DeploymentStatus{ObservedGeneration: seen}}
+		deployment := &appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Generation: 2},
+			Spec:       appsv1.DeploymentSpec{Replicas: new(int32(2))},
+			Status:     appsv1.DeploymentStatus{ObservedGeneration: seen},
+		}
 		if got := rolloutOf(deployment); got.New != want || got.Observed != (seen == 2) {
 			t.Errorf("generation %d was seen: new %t, observed %t", seen, got.New, got.Observed)
 		}
 	}
+}
+
+// Without a deadline, the Deployment controller keeps no condition that says that a rollout is over.
+func TestARolloutWithoutDeadlineIsCompleteWhenAllPodsAreAvailable(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*appsv1.DeploymentStatus)
+		want   bool
+	}{
+		"all are available": {func(*appsv1.DeploymentStatus) {}, true},
+		"one is not":        {func(status *appsv1.DeploymentStatus) { status.AvailableReplicas = 1 }, false},
+		"one is old":        {func(status *appsv1.DeploymentStatus) { status.UpdatedReplicas = 1 }, false},
+		"one is left over":  {func(status *appsv1.DeploymentStatus) { status.Replicas = 3 }, false},
+		"it was not seen":   {func(status *appsv1.DeploymentStatus) { status.ObservedGeneration = 1 }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			deployment := &appsv1.Deployment{
+				ObjectMeta: metav1.ObjectMeta{Generation: 2},
+				Spec:       appsv1.DeploymentSpec{Replicas: new(int32(2)), ProgressDeadlineSeconds: new(int32(math.MaxInt32))},
+				Status:     appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2},
+			}
+			test.change(&deployment.Status)
+			if got := rolloutOf(deployment).Complete; got != test.want {
+				t.Errorf("complete: %t", got)
+			}
+		})
+	}
+}
+
+// In the middle of a rollout, a status that counts the old pods only looks like one that counts the new pods, and these only.
+func TestADeploymentRollsOutUntilItsStatusCountsNewPodsOnly(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*appsv1.Deployment)
+		want   bool
+	}{
+		"all are new":         {func(*appsv1.Deployment) {}, false},
+		"all are old":         {func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 0 }, true},
+		"one is old":          {func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 }, true},
+		"one is left over":    {func(d *appsv1.Deployment) { d.Status.Replicas = 3 }, true},
+		"none has been made":  {func(d *appsv1.Deployment) { d.Status.Replicas, d.Status.UpdatedReplicas = 0, 0 }, true},
+		"none is to be there": {func(d *appsv1.Deployment) { *d.Spec.Replicas, d.Status.Replicas, d.Status.UpdatedReplicas = 0, 0, 0 }, false},
+		"it can not have more": {func(d *appsv1.Deployment) {
+			*d.Spec.Replicas, d.Status.Conditions = 3, progressing("NewReplicaSetAvailable")
+		}, false},
+		"its owner paused it": {func(d *appsv1.Deployment) { d.Status.UpdatedReplicas, d.Spec.Paused = 1, true }, false},
+		"it has got no further for ten minutes": {func(d *appsv1.Deployment) {
+			d.Status.UpdatedReplicas, d.Status.Conditions = 1, progressing("ProgressDeadlineExceeded")
+		}, false},
+		"it was not seen": {func(d *appsv1.Deployment) { d.Status.UpdatedReplicas, d.Status.ObservedGeneration = 1, 1 }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			deployment := &appsv1.Deployment{
+				ObjectMeta: metav1.ObjectMeta{Generation: 2},
+				Spec:       appsv1.DeploymentSpec{Replicas: new(int32(2))},
+				Status:     appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 2},
+			}
+			test.change(deployment)
+			if got := rolloutOf(deployment).Rolling; got != test.want {
+				t.Errorf("rolling: %t", got)
+			}
+		})
+	}
+}
+
+func progressing(reason string) []appsv1.DeploymentCondition {
+	return []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Reason: reason}}
 }
 
 // The cache has to tell when somebody else wrote an order slip.
@@ -43,14 +116,32 @@ func TestTheCacheKeepsWhoWroteTheSlip(t *testing.T) {
 	}
 }
 
-// Only what the template lacks can be kept out of it by a partition.
-func TestAnUpdateKnowsWhatTheTemplateHas(t *testing.T) {
-	observed := unseenWorkload(2, false) // its template has agent-1
-	for revision, want := range map[string]bool{"agent-1": true, "agent-2": false} {
-		observed.assigned[0].Revision = revision
-		update := observed.podUpdate(&injection.Plan{Revisions: map[string]string{"agent": revision}})
-		if len(update.Sets) != 1 || update.Sets[0].Templated != want {
-			t.Errorf("%s: %+v", revision, update.Sets)
+// The controller of PodDisruptionBudgets expects what a rollout is about to delete, when minAvailable is a number.
+func TestPodsThatARolloutAddsAreNotExpected(t *testing.T) {
+	deployment := func(name, partOf string, replicas, pods int32) *appsv1.Deployment {
+		return &appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+			Spec: appsv1.DeploymentSpec{Replicas: &replicas, Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"part-of": partOf}},
+			}},
+			Status: appsv1.DeploymentStatus{Replicas: pods},
 		}
+	}
+	cache := fake.NewClientBuilder().WithObjects(deployment("web", "shop", 3, 4), deployment("cart", "shop", 3, 2), deployment("mail", "post", 3, 6)).Build()
+	for name, test := range map[string]struct {
+		spec policyv1.PodDisruptionBudgetSpec
+		want int32
+	}{
+		"a number that has to be available":     {policyv1.PodDisruptionBudgetSpec{MinAvailable: new(intstr.FromInt32(5))}, 5},
+		"a percentage that has to be available": {policyv1.PodDisruptionBudgetSpec{MinAvailable: new(intstr.FromString("80%"))}, 6},
+		"a number that may be unavailable":      {policyv1.PodDisruptionBudgetSpec{MaxUnavailable: new(intstr.FromInt32(1))}, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: test.spec, Status: policyv1.PodDisruptionBudgetStatus{ExpectedPods: 6}}
+			budget.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"part-of": "shop"}}
+			if got := (&observer{cache: cache}).expectedPods(t.Context(), budget, 3); got != test.want {
+				t.Errorf("expects %d, want %d", got, test.want)
+			}
+		})
 	}
 }

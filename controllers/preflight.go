@@ -49,7 +49,7 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	known, passed, refused := r.preflights.recall(name, attempt, way, r.now())
 	switch {
 	case len(known.problems) > 0:
-		accepted, err := r.holdRefused(observed, known.problems)
+		accepted, err := r.without(observed, slices.Collect(maps.Keys(known.problems)))
 		return accepted, known, err
 	case passed, way == inRunningPods && !refused && observed.isUnseen():
 		return plan, verdict{}, nil
@@ -75,7 +75,7 @@ func (r *deploymentReconciler) preflight(ctx context.Context, observed *workload
 	}
 	log.FromContext(ctx).V(1).Info("Refused in a dry run", "problems", problems)
 	r.preflights.refuse(name, attempt, problems, r.now())
-	accepted, err := r.holdRefused(observed, problems)
+	accepted, err := r.without(observed, slices.Collect(maps.Keys(problems)))
 	return accepted, verdict{problems: problems, retry: tryAgain}, err
 }
 
@@ -96,12 +96,14 @@ func (o *workloadObservation) commonChange(plan *injection.Plan, way way) podCha
 // bringsResources is true of a plan that may change the resources of a sidecar.
 func (o *workloadObservation) bringsResources(plan *injection.Plan) bool {
 	return slices.ContainsFunc(o.assigned, func(set assignedSet) bool {
-		if plan.Revisions[set.Key] != set.Revision {
-			return false
-		}
-		before, known := o.workload.Rendered[set.Key]
-		return !known || !equality.Semantic.DeepEqual(resourcesOf(before), resourcesOf(set.Content))
+		return plan.Revisions[set.Key] == set.Revision && o.changesResources(&set)
 	})
+}
+
+// changesResources is true of a set of which the template may have other resources than it is to bring.
+func (o *workloadObservation) changesResources(set *assignedSet) bool {
+	before, known := o.workload.Rendered[set.Key]
+	return !known || !equality.Semantic.DeepEqual(resourcesOf(before), resourcesOf(set.Content))
 }
 
 // resourcesOf are the resources of sidecars by name.
@@ -183,14 +185,9 @@ func (o *workloadObservation) needsRoom(way way) bool {
 	return way == byNewPods && *o.deployment.Spec.Replicas > 0 && !o.hasPodsOfOtherTemplates()
 }
 
-// holdRefused holds the sets that were refused as they are, and renders the others.
-func (r *deploymentReconciler) holdRefused(observed *workloadObservation, refused map[string]injection.Problem) (*injection.Plan, error) {
-	for i := range observed.assigned {
-		set := &observed.assigned[i]
-		if _, ok := refused[set.Key]; ok {
-			set.Held, set.standing = true, assigned
-		}
-	}
+// without holds sets as they are, such as those that were refused, and renders the others.
+func (r *deploymentReconciler) without(observed *workloadObservation, keys []string) (*injection.Plan, error) {
+	observed.each(keys, func(set *assignedSet) { set.Held, set.standing = true, assigned })
 	return r.renderer.Render(observed.workload, observed.sets())
 }
 

@@ -37,6 +37,7 @@ type sidecarSetReconciler struct {
 	// pace is how long at least lies between two writes of a set's status, unless a revision has failed in the meantime.
 	pace    time.Duration
 	written sync.Map // of types.NamespacedName to time.Time: when a status was written last.
+	refused sync.Map // of types.NamespacedName to refusedSlips, of the sets that have some.
 }
 
 // setPlan is what a reconcile of a set does.
@@ -64,12 +65,16 @@ func (r *sidecarSetReconciler) Reconcile(ctx context.Context, set *v1alpha1.Side
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	retry := r.recallRefused(observed)
 	plan, err := decideSet(observed, r.now())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	err = r.act(ctx, observed, plan)
-	recheck := plan.recheck
+	if r.keepRefused(observed, plan.released) {
+		retry = lookAgain
+	}
+	recheck := soonest(plan.recheck, retry)
 	if plan.released {
 		r.written.Delete(client.ObjectKeyFromObject(set))
 	}
@@ -124,6 +129,7 @@ func rolloutSet(set *v1alpha1.SidecarSet, now time.Time) rollout.Set {
 		Deleting:               !set.DeletionTimestamp.IsZero(),
 		Retain:                 set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
 		Halt:                   strategy.OnFailure == v1alpha1.HaltFailurePolicy,
+		Partitioned:            rollout.KeepsPods(strategy.Partition),
 		MaxConcurrentWorkloads: strategy.MaxConcurrentWorkloads,
 		Invalid:                injection.Validate(&set.Spec),
 		Status:                 set.Status,
@@ -165,6 +171,11 @@ func (r *sidecarSetReconciler) assignAll(ctx context.Context, observed *setObser
 		}
 	}
 	_ = group.Wait() // what goes wrong is in errs.
+	for i, err := range errs {
+		if isRefusal(err) {
+			errs[i] = r.passOver(ctx, observed, slips[i], err)
+		}
+	}
 	return errors.Join(append(errs, ctx.Err())...)
 }
 

@@ -185,8 +185,8 @@ type UpdateStrategy struct {
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 : self.matches('^([1-9][0-9]?|100)%$')",message="must be a number of at least 1 or a percentage from \"1%\" to \"100%\"; to change nothing for now, write paused: true"
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
 
-	// partition is how many pods of one workload stay at the old revision in an update in place: a number, or a percentage of the desired
-	// replicas (rounded up). A change that needs a rolling update reaches all pods.
+	// partition is how many pods of one workload stay at the old revision: a number, or a percentage of the desired replicas (rounded up). A
+	// change that needs a rolling update reaches no pod before it is 0.
 	// +optional
 	// +kubebuilder:default=0
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 0 : self.matches('^([0-9]|[1-9][0-9]|100)%$')",message="must be a number of at least 0 or a percentage from \"0%\" to \"100%\""

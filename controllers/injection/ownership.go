@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
@@ -86,6 +87,19 @@ func (o Ownership) ownsMount(container, mountPath string) bool {
 // templatePath is a path in a Deployment, from its pod template's spec on.
 func templatePath(path ...any) fieldpath.Path {
 	return fieldpath.MakePathOrDie(append([]any{"spec", "template", "spec"}, path...)...)
+}
+
+// MarksIn returns the fields of a template that are marks of ours, whoever wrote them last.
+func MarksIn(template *corev1.PodTemplateSpec) *fieldpath.Set {
+	marks := fieldpath.NewSet()
+	for field, values := range map[string]map[string]string{"labels": template.Labels, "annotations": template.Annotations} {
+		for key := range values {
+			if isMark(key) {
+				marks.Insert(metadataPath(field, key))
+			}
+		}
+	}
+	return marks
 }
 
 func metadataPath(path ...any) fieldpath.Path {

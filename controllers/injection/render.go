@@ -141,8 +141,8 @@ func (r *Renderer) accept(plan *Plan, workload Workload, sets []Set, app *applic
 	return slices.DeleteFunc(fitted, func(part *part) bool { return part == nil })
 }
 
-// Past returns the fields that the revisions render which the marks name, when the template holds just that: whoever owns it, nobody has
-// changed it. It returns nil when somebody has.
+// Past returns the fields that the revisions render which the marks name and which are known, when the template holds just that: whoever owns
+// it, nobody has changed it. It returns nil when somebody has. The marks themselves are not among them.
 func (r *Renderer) Past(workload Workload, sets []Set) (*fieldpath.Set, error) {
 	live, err := r.schema.live(workload.Template)
 	if err != nil {
@@ -154,7 +154,7 @@ func (r *Renderer) Past(workload Workload, sets []Set) (*fieldpath.Set, error) {
 	if len(accepted) == 0 || len(plan.Problems) > 0 {
 		return nil, nil
 	}
-	if _, err := r.compare(plan, markedConfiguration(accepted, plan.Revisions, app), app, workload.Owned, live); err != nil {
+	if _, err := r.compare(plan, configuration(accepted, app), app, workload.Owned, live); err != nil {
 		return nil, fmt.Errorf("looking back at %s: %w", workload.Name, err)
 	}
 	if !plan.holds {

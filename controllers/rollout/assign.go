@@ -13,18 +13,18 @@ type Slip struct {
 }
 
 // Assign returns the slips that have to change now, in the order of the waves. A change that makes a workload busy takes one of the free
-// places; there are as many as maxConcurrentWorkloads.
+// places; there are as many as maxConcurrentWorkloads. A workload whose slip can not be changed takes none.
 func Assign(set Set, workloads []Workload) []Slip {
 	if set.waits() {
 		return nil
 	}
 	free := freePlaces(&set, workloads)
 	stopped := firstFailed(&set, workloads) != nil
-	waits := waitsForCanaries(&set, workloads)
+	waits := mayNotHave(&set, workloads)
 	var slips []Slip
 	for _, workload := range inOrder(&set, workloads) {
-		goal, atOnce := set.goal(&workload, stopped, waits && !workload.Canary)
-		if goal == workload.Slip {
+		goal, atOnce := set.goal(&workload, stopped, waits(&workload))
+		if goal == workload.Slip || workload.isRefused() {
 			continue
 		}
 		switch busy := workload.isBusy(set.Status.CurrentRevision); {
@@ -39,6 +39,34 @@ func Assign(set Set, workloads []Workload) []Slip {
 		slips = append(slips, Slip{Namespace: workload.Namespace, Name: workload.Name, Revision: goal})
 	}
 	return slips
+}
+
+// mayNotHave tells which workloads may not have the update revision yet: those that canaries go before, those in which a partition keeps what they
+// do not have yet, and all that have something, while a partition withholds it from others.
+func mayNotHave(set *Set, workloads []Workload) func(*Workload) bool {
+	afterCanaries, withheld := waitsForCanaries(set, workloads), isWithheld(set, workloads)
+	return func(workload *Workload) bool {
+		// One in which a revision failed that this one corrects is put right, though it can not have the correction.
+		isKept := withheld && workload.Slip != "" && !workload.current().Problem.IsFailure()
+		return afterCanaries && !workload.Canary || isKept || set.keepsOld(workload)
+	}
+}
+
+// isWithheld is true while a partition withholds the update revision from workloads that it was assigned to. One that has a problem of its own is
+// no measure for others; but all that wait so go on at once when the partition is lifted.
+func isWithheld(set *Set, workloads []Workload) bool {
+	var troubled int32
+	for i := range workloads {
+		workload := &workloads[i]
+		if workload.Slip != set.UpdateRevision || workload.current().Phase != Withheld {
+			continue
+		}
+		if !workload.problem().degrades() {
+			return true
+		}
+		troubled++
+	}
+	return troubled >= MaxConcurrentWorkloads(set.MaxConcurrentWorkloads, int32(len(workloads)))
 }
 
 // goal is the revision that a workload is to have next, of those that are possible now. stopped is true when the update revision has failed
@@ -63,6 +91,13 @@ func (s *Set) goal(workload *Workload, stopped, waits bool) (revision string, at
 		return workload.Slip, false
 	}
 	return s.UpdateRevision, false
+}
+
+// keepsOld is true of a workload whose pods a partition is to keep at what has proven itself, and whose template does not have that yet. One that
+// can not have it gets the update revision, which may be the correction.
+func (s *Set) keepsOld(workload *Workload) bool {
+	current := s.Status.CurrentRevision
+	return s.Partitioned && workload.Slip != "" && workload.Slip == current && workload.current().Rendered != current && !workload.problem().degrades()
 }
 
 // Released is true when no workload has anything of the set left.

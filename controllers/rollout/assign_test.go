@@ -27,7 +27,7 @@ func rolledBackTo(set *Set, revision string) {
 }
 
 func TestAssign(t *testing.T) {
-	crash := &Problem{v1alpha1.ReasonCrashLoop, "it crashes"}
+	crash, stuck := &Problem{v1alpha1.ReasonCrashLoop, "it crashes"}, &Problem{v1alpha1.ReasonWorkloadStuck, "it is stuck"}
 	newcomer := makeWorkload("new").selected()
 	created := newcomer.rolling().unseen()
 	created.New = true
@@ -41,6 +41,11 @@ func TestAssign(t *testing.T) {
 	leaving := makeWorkload("leaving").at(current, 3, 3, 3)
 	gone := makeWorkload("gone")
 	gone.Leaving = true
+	refused := another
+	refused.Refused = &Problem{v1alpha1.ReasonPreflightFailed, "nobody may change it"}
+	retried := refused
+	retried.Retry = true
+	partitioned := func(set *Set) { set.Partitioned = true }
 	for _, test := range []struct {
 		name      string
 		set       func(*Set)
@@ -56,7 +61,25 @@ func TestAssign(t *testing.T) {
 		{"one that waits for its owner does not", nil, []Workload{behind, busy.at(old, 3, 1, 1).with(&Problem{v1alpha1.ReasonWorkloadPaused, ""})}, "behind=set-2"},
 		{"one that waits for a disruption budget does not", nil, []Workload{behind, busy.at(old, 3, 0, 0).with(&Problem{v1alpha1.ReasonDisruptionBudget, ""})}, "behind=set-2"},
 		{"one that waits for it in the middle does", nil, []Workload{behind, busy.with(&Problem{v1alpha1.ReasonDisruptionBudget, ""})}, ""},
+		{"one whose slip was refused does not", nil, []Workload{behind, refused}, "behind=set-2"},
+		{"nor is it tried again at once", nil, []Workload{refused}, ""},
+		{"only when it is time", nil, []Workload{retried}, "another=set-2"},
 		{"one at its partition does not", nil, []Workload{behind, busy.at(old, 3, 1, 1).in(Partitioned)}, "behind=set-2"},
+		{"one whose partition withholds a change does not, and no other gets that", nil, []Workload{behind, busy.at(old, 3, 0, 0).in(Withheld)}, ""},
+		{"nor when it has a problem, and as many have that as may be changed at the same time", nil, []Workload{behind, busy.at(old, 3, 0, 0).in(Withheld).with(stuck)}, ""},
+		{
+			"but when others may not have that problem", func(set *Set) { set.MaxConcurrentWorkloads = atMost("2") },
+			[]Workload{behind, busy.at(old, 3, 0, 0).in(Withheld).with(stuck)},
+			"behind=set-2",
+		},
+		{
+			"those get it in which a revision failed that it corrects", func(set *Set) { set.MaxConcurrentWorkloads = atMost("3") },
+			[]Workload{behind, another.assigned("set-1.5").at(old, 3, 1, 0).with(crash), busy.at(old, 3, 0, 0).in(Withheld)},
+			"another=set-2",
+		},
+		{"new ones get what has proven itself meanwhile", nil, []Workload{newcomer, busy.at(old, 3, 0, 0).in(Withheld)}, "new=set-1"},
+		{"and others can leave", nil, []Workload{unselected, busy.at(old, 3, 0, 0).in(Withheld)}, "unselected="},
+		{"a newer revision comes to it all the same", nil, []Workload{behind, busy.assigned("set-1.5").at(old, 3, 0, 0).in(Withheld)}, "behind=set-2"},
 		{"one that is being changed goes over to a newer revision without another place", nil, []Workload{behind, busy.assigned("set-1.5").at(old, 3, 1, 1).in(UpdatingPods)}, "busy=set-2"},
 		{"a failure stops all", nil, []Workload{behind, failed, newcomer}, "new=set-1"},
 		{"a failure of a revision from before stops nothing", nil, []Workload{another.at(old, 3, 3, 2).with(crash), behind}, "another=set-2"},
@@ -74,6 +97,10 @@ func TestAssign(t *testing.T) {
 		{"not when it was changed, which can not be told apart from starting yet", nil, []Workload{newcomer.rolling().unseen(), busy}, ""},
 		{"and comes to its end with that when others are busy", nil, []Workload{newcomer.assigned(old).at(old, 1, 1, 1).rolling(), busy}, ""},
 		{"or goes on at once when none is", nil, []Workload{newcomer.assigned(old).at(old, 1, 1, 1).rolling()}, "new=set-2"},
+		{"or, with a partition, when its template has that", partitioned, []Workload{newcomer.assigned(old).rolling().at(old, 1, 1, 1)}, "new=set-2"},
+		{"not before", partitioned, []Workload{newcomer.assigned(old).at("", 0, 0, 0).rolling()}, ""},
+		{"which is so only with a partition", nil, []Workload{newcomer.assigned(old).at("", 0, 0, 0).rolling()}, "new=set-2"},
+		{"and not of one that can not have it", partitioned, []Workload{newcomer.assigned(old).at("", 0, 0, 0).with(&Problem{v1alpha1.ReasonFieldConflict, ""})}, "new=set-2"},
 		{"a slip that somebody removed is written again", func(set *Set) { set.Status.CurrentRevision = "" }, []Workload{makeWorkload("lost").selected().at(current, 3, 3, 3)}, "lost=set-2"},
 		{"when it is its turn if nothing has", func(set *Set) { set.Status.CurrentRevision = "" }, []Workload{newcomer.rolling(), makeWorkload("first").selected().assigned(current).at("", 0, 0, 0)}, ""},
 		{"going back, what failed first", func(set *Set) { rolledBackTo(set, old) }, []Workload{done, failed, behind}, "failed=set-1"},

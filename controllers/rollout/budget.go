@@ -77,7 +77,7 @@ func (u *PodUpdate) disruptions() int32 {
 
 // disruptionsOf is what a PodDisruptionBudget allows, less what its controller does not know yet: pods of the workload that it takes for healthy
 // and that are not. When the budget covers the pods of others as well, those that it takes for healthy can not be told; then every pod
-// counts that we updated and that is not ready again.
+// counts that we updated and that is not ready again, and every one beyond those that there are to be: a rollout is about to delete it.
 func (u *PodUpdate) disruptionsOf(disruptionBudget *DisruptionBudget) int32 {
 	var healthy int32
 	for i := range u.Pods {
@@ -87,7 +87,7 @@ func (u *PodUpdate) disruptionsOf(disruptionBudget *DisruptionBudget) int32 {
 	}
 	unknown := max(0, disruptionBudget.Healthy-healthy)
 	if disruptionBudget.Expected > u.Desired {
-		unknown = int32(len(u.Disrupted())) + disruptionBudget.Others
+		unknown = int32(len(u.Disrupted())) + disruptionBudget.Others + max(0, disruptionBudget.Healthy-disruptionBudget.Expected)
 	}
 	return max(0, disruptionBudget.Allowed-unknown)
 }
@@ -120,6 +120,9 @@ func MaxUnavailable(value *intstr.IntOrString, desired int32) int32 {
 func Partition(value *intstr.IntOrString, desired int32) int32 {
 	return min(desired, scaled(value, desired, 0, true))
 }
+
+// KeepsPods is true of a partition that keeps pods: a number above 0 keeps one at least, if there is one, and so does a percentage, which is rounded up.
+func KeepsPods(partition *intstr.IntOrString) bool { return Partition(partition, 1) > 0 }
 
 func scaled(value *intstr.IntOrString, total int32, byDefault int, roundUp bool) int32 {
 	if value == nil {

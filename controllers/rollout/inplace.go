@@ -39,13 +39,16 @@ type PodUpdate struct {
 type SetUpdate struct {
 	Key, Revision string
 	// Sidecars are the containers and native sidecars of the revision, Inits its other init containers.
-	Sidecars        []corev1.Container
-	Inits           []corev1.Container
-	MaxUnavailable  *intstr.IntOrString
-	Partition       *intstr.IntOrString
+	Sidecars       []corev1.Container
+	Inits          []corev1.Container
+	MaxUnavailable *intstr.IntOrString
+	// Partition is nil of what is to come to all pods, and of what the pod template has: pods are born with it. Kept is what pods go back to that
+	// it keeps, and that fail with something else; nil when there is no such thing.
+	Partition *intstr.IntOrString
+	Kept      *SetUpdate
+	// OfFailed is true of what only pods are to get in which another revision failed.
+	OfFailed        bool
 	MinReadySeconds int32
-	// Templated is true of a revision that the pod template has: pods are born with it, whatever the partition.
-	Templated bool
 	// Unproven is true of a revision that has not reached every workload of the set before.
 	Unproven bool
 	// PrePull is true when its images have to be on a node before a pod there is updated.
@@ -58,12 +61,12 @@ type SetUpdate struct {
 type PodStep struct {
 	// Updates are the pods to update now.
 	Updates []PodPatch
-	// Done is true when every pod runs every set's revision and is available with it.
+	// Done is true when every pod runs every set's revision and is available with it, and no partition would have pods born at old revisions.
 	Done bool
 	// Vacant is true when there is no pod, or is to be none, and no partition that would have pods born at old revisions.
 	Vacant bool
-	// Partitioned is true when only partitions keep pods, or those that are to come, at old revisions.
-	Partitioned bool
+	// AtPartition has the keys of the sets that are at rest because of a partition, whatever the others do.
+	AtPartition map[string]bool
 	// BlockedByDisruptionBudget is true when a PodDisruptionBudget alone keeps pods from being updated.
 	BlockedByDisruptionBudget bool
 	// PrePull is what to do about images that have to be on nodes first.
@@ -71,7 +74,8 @@ type PodStep struct {
 	// Recheck is after how long time alone makes a pod available; zero when it does not.
 	Recheck time.Duration
 
-	settling bool // some pod is current, and not available yet
+	partitioned bool            // only partitions keep pods, or those that are to come, at old revisions
+	settling    map[string]bool // the keys of the sets that some pod is current with, and not available yet
 }
 
 // PodPatch says which sets to update in a pod.
@@ -182,11 +186,11 @@ func NextPods(update PodUpdate) PodStep {
 		left[i] = update.quota(&update.Sets[i])
 	}
 	pulls := pulls{now: update.Now, existing: update.Pulls, wanted: map[string]map[string]PullImage{}}
-	step := PodStep{Done: len(pods) >= int(update.Desired)}
+	step := PodStep{Done: len(pods) >= int(update.Desired), settling: map[string]bool{}}
 	for i := range pods {
 		pod := &pods[i]
 		behind, allowed := update.behind(pod, left)
-		step.count(&update, pod, behind, len(allowed))
+		step.count(&update, pod, behind)
 		available := pod.isAvailable(update.MinReadySeconds, update.Now)
 		if len(allowed) == 0 || update.leavesAlone(pod, available) {
 			continue
@@ -209,17 +213,36 @@ func NextPods(update PodUpdate) PodStep {
 	step.PrePull = pulls.step()
 	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
 	step.conclude(&update, len(pods))
+	step.AtPartition = step.atPartition(&update)
 	return step
 }
 
 // conclude tells what a step over so many pods comes to.
 func (s *PodStep) conclude(update *PodUpdate, pods int) {
 	if pods == 0 || update.Desired == 0 {
-		s.Partitioned = update.keepsNewPodsOld()
-		s.Vacant, s.Done = !s.Partitioned, s.Done && !s.Partitioned
+		s.partitioned = update.keepsNewPodsOld()
+		s.Vacant, s.Done = !s.partitioned, s.Done && !s.partitioned
 		return
 	}
-	s.Partitioned = s.Partitioned && !s.settling && len(s.Updates) == 0 && update.onlyPartitioned()
+	if s.Done && update.keepsNewPodsOld() { // the template has to wait: a partition that was raised, or pods that scaling down took
+		s.Done, s.partitioned = false, true
+		return
+	}
+	s.partitioned = s.partitioned && len(s.Updates) == 0 && update.onlyPartitioned()
+}
+
+// atPartition are the keys of the sets with which no more happens because of partitions.
+func (s *PodStep) atPartition(update *PodUpdate) map[string]bool {
+	keys := map[string]bool{}
+	for i := range update.Sets {
+		set := &update.Sets[i]
+		isUpdated := slices.ContainsFunc(s.Updates, func(patch PodPatch) bool {
+			return slices.ContainsFunc(patch.Sets, func(updated SetUpdate) bool { return updated.Key == set.Key })
+		})
+		isKept := KeepsPods(set.Partition) && set.IsBehind(update.Pods, update.Now) && update.quota(set) == 0
+		keys[set.Key] = !s.settling[set.Key] && !isUpdated && (s.partitioned || isKept)
+	}
+	return keys
 }
 
 // leavesAlone is true of a pod that the Deployment's rollout replaces, or that it may be counting on.
@@ -237,22 +260,27 @@ func (u *PodUpdate) provenSets() []SetUpdate {
 	return sets
 }
 
-// keepsNewPodsOld is true when pods that are to come are born at an old revision, because of a partition. With no pod to come, it is that of the
-// first one.
+// keepsNewPodsOld is true when pods that are to come are born at an old revision, because of a partition.
 func (u *PodUpdate) keepsNewPodsOld() bool {
-	return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return !set.Templated && Partition(set.Partition, max(1, u.Desired)) > 0 })
+	return slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return KeepsPods(set.Partition) })
 }
 
-// count takes a pod into account that is behind with so many sets, of which partitions let so many go.
-func (s *PodStep) count(update *PodUpdate, pod *Pod, behind, allowed int) {
-	if behind > 0 {
+// count takes a pod into account that is behind with so many sets.
+func (s *PodStep) count(update *PodUpdate, pod *Pod, behind int) {
+	if behind > 0 || pod.isRestarting(update.Now) {
 		s.Done = false
-		s.Partitioned = s.Partitioned || allowed == 0
-		return
 	}
-	if remaining, available := update.untilSidecarsAvailable(pod); !available || remaining > 0 {
-		s.Done, s.settling = false, true
-		s.Recheck = soonest(s.Recheck, remaining)
+	s.partitioned = s.partitioned || behind > 0
+	for i := range update.Sets {
+		set := &update.Sets[i]
+		if !set.isCurrent(pod) {
+			s.Recheck = soonest(s.Recheck, set.untilLacked(pod, update.Now))
+			continue
+		}
+		if remaining, available := set.untilAvailable(pod, update.Now); !available || remaining > 0 {
+			s.Done, s.settling[set.Key] = false, true
+			s.Recheck = soonest(s.Recheck, remaining)
+		}
 	}
 }
 
@@ -284,24 +312,67 @@ func (u *PodUpdate) quota(set *SetUpdate) int32 {
 // behind counts the sets that a pod is behind with, and returns the indexes of those whose partition lets it be updated.
 func (u *PodUpdate) behind(pod *Pod, left []int32) (count int, allowed []int) {
 	for i := range u.Sets {
-		if u.Sets[i].isCurrent(pod) {
+		set := &u.Sets[i]
+		if !set.isLacked(pod, u.Now) {
 			continue
 		}
 		count++
-		if left[i] > 0 {
+		if left[i] > 0 || (set.Kept != nil && set.Kept.isLacked(pod, u.Now)) {
 			allowed = append(allowed, i)
 		}
 	}
 	return count, allowed
 }
 
-// claim takes a place in the quota of each of these sets, for a pod that is their next one, and returns them.
+// claim takes a place in the quota of each of these sets, for a pod that is their next one, and returns them. A pod that is to go back with some
+// of them does so first, and alone: what the API server refuses then is that.
 func (u *PodUpdate) claim(allowed []int, left []int32) (sets []SetUpdate) {
-	for _, set := range allowed {
-		left[set]--
-		sets = append(sets, u.Sets[set])
+	for _, i := range allowed {
+		if left[i] <= 0 {
+			sets = append(sets, *u.Sets[i].Kept)
+		}
+	}
+	if len(sets) > 0 {
+		return sets
+	}
+	for _, i := range allowed {
+		left[i]--
+		sets = append(sets, u.Sets[i])
 	}
 	return sets
+}
+
+// isLacked is true when a pod is to be brought to the set's revision, unless a partition keeps it.
+func (s *SetUpdate) isLacked(pod *Pod, now time.Time) bool {
+	if !s.OfFailed || s.isCurrent(pod) {
+		return !s.isCurrent(pod)
+	}
+	failure, _ := s.failureOfAnother(pod, now)
+	return failure != nil
+}
+
+// untilLacked is in how long time alone may make a pod fail with another revision, after which it would lack this one.
+func (s *SetUpdate) untilLacked(pod *Pod, now time.Time) time.Duration {
+	if s.Kept != nil {
+		s = s.Kept
+	}
+	if !s.OfFailed {
+		return 0
+	}
+	_, recheck := s.failureOfAnother(pod, now)
+	return recheck
+}
+
+// failureOfAnother is why the revision has failed that a pod has of the set.
+func (s *SetUpdate) failureOfAnother(pod *Pod, now time.Time) (problem *Problem, recheck time.Duration) {
+	another := *s
+	another.Revision = pod.Revisions[s.Key]
+	return another.Failure([]Pod{*pod}, Deployment{}, now)
+}
+
+// IsBehind is true when some pod is to be brought to the set's revision, unless a partition keeps it.
+func (s *SetUpdate) IsBehind(pods []Pod, now time.Time) bool {
+	return slices.ContainsFunc(pods, func(pod Pod) bool { return s.isLacked(&pod, now) })
 }
 
 // isCurrent is true when a pod says that it is at the set's revision, and its images are the revision's. Its resources are not looked
@@ -349,7 +420,10 @@ func (s *SetUpdate) isProvenBy(pod *Pod, now time.Time) bool {
 func (u *PodUpdate) untilReleased(pod *Pod) (remaining time.Duration, holds bool) {
 	for i := range u.Sets {
 		set := &u.Sets[i]
-		if pod.Update == nil || pod.Update.Revisions[set.Key] != set.Revision || !set.isCurrent(pod) {
+		if !set.isUpdateOf(pod) {
+			set = set.Kept
+		}
+		if set == nil || !set.isUpdateOf(pod) {
 			continue
 		}
 		wait, ready := set.untilAvailable(pod, u.Now)
@@ -357,6 +431,11 @@ func (u *PodUpdate) untilReleased(pod *Pod) (remaining time.Duration, holds bool
 		remaining = max(remaining, wait)
 	}
 	return remaining, holds
+}
+
+// isUpdateOf is true of a pod that was updated in place to the set's revision.
+func (s *SetUpdate) isUpdateOf(pod *Pod) bool {
+	return pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision && s.isCurrent(pod)
 }
 
 // untilSidecarsAvailable is untilAvailable for the sidecars of all sets. A pod that restarts for a set that is not among them is not ready either.
@@ -398,8 +477,5 @@ func (u *PodUpdate) UntilHopeless() (wait time.Duration, hopeless bool) {
 
 // onlyPartitioned is true when no set has pods left that its partition would let go.
 func (u *PodUpdate) onlyPartitioned() bool {
-	return !slices.ContainsFunc(u.Sets, func(set SetUpdate) bool {
-		behind := slices.ContainsFunc(u.Pods, func(pod Pod) bool { return !set.isCurrent(&pod) })
-		return behind && u.quota(&set) > 0
-	})
+	return !slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return set.IsBehind(u.Pods, u.Now) && u.quota(&set) > 0 })
 }

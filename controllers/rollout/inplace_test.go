@@ -83,7 +83,7 @@ func TestNextPods(t *testing.T) {
 		{name: "a partition keeps its number", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable, u.Sets[0].Partition = number(3), number(1) }, want: "a b"},
 		{name: "a partition is rounded up", update: three(), change: func(u *PodUpdate) { u.Sets[0].MaxUnavailable, u.Sets[0].Partition = number(3), percent("50%") }, want: "a"},
 		{name: "a partition that is reached", update: makeUpdate(makePod("a", old), makePod("b", current)), change: func(u *PodUpdate) { u.Sets[0].Partition = number(1) }, want: "", state: "partitioned"},
-		{name: "a partition that was raised takes nothing back", update: makeUpdate(makePod("a", current), makePod("b", current)), change: func(u *PodUpdate) { u.Sets[0].Partition = number(2) }, want: "", state: "done"},
+		{name: "a partition that was raised takes nothing back", update: makeUpdate(makePod("a", current), makePod("b", current)), change: func(u *PodUpdate) { u.Sets[0].Partition = number(2) }, want: "", state: "partitioned"},
 		{name: "all are done", update: makeUpdate(makePod("a", current), makePod("b", current)), state: "done"},
 		{name: "a mark without the image is not enough", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) { u.Pods[0].Revisions["set"] = current }, want: "a"},
 		{name: "a sidecar that is not available is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) {
@@ -94,9 +94,6 @@ func TestNextPods(t *testing.T) {
 		{name: "no pod is there, and a partition", update: makeUpdate(), change: func(u *PodUpdate) { u.Desired, u.Sets[0].Partition = 2, number(1) }, state: "partitioned"},
 		{name: "no pod is to be there", update: makeUpdate(), state: "done"},
 		{name: "no pod is to be there, and a partition", update: makeUpdate(), change: func(u *PodUpdate) { u.Sets[0].Partition = percent("50%") }, state: "partitioned"},
-		{name: "no pod is there, and a partition of a set whose revision the template has", update: makeUpdate(), change: func(u *PodUpdate) {
-			u.Sets[0].Partition, u.Sets[0].Templated = percent("50%"), true
-		}, state: "done"},
 		{name: "no pod is to be there any more", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) { u.Desired = 0 }, state: "vacant"},
 		{name: "no pod is to be there any more, and a partition", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) {
 			u.Desired, u.Sets[0].Partition = 0, number(1)
@@ -133,6 +130,9 @@ func TestNextPods(t *testing.T) {
 		{name: "a disruption budget of several workloads may not know of what we updated", update: makeUpdate(notReady(updated(makePod("a", current))), makePod("b", old)), change: func(u *PodUpdate) {
 			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(2), allows(1, 4, 5)
 		}, want: "", state: "disruption budget"},
+		{name: "a disruption budget of several workloads counts a pod that a rollout is about to delete", update: three(), change: func(u *PodUpdate) {
+			u.Sets[0].MaxUnavailable, u.DisruptionBudgets = number(3), allows(2, 6, 5)
+		}, want: "a"},
 		{name: "a pod that is ready and not yet available costs a disruption", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) {
 			u.MinReadySeconds, u.DisruptionBudgets = 100, allows(0, 1, 1)
 		}, want: "", state: "disruption budget", recheck: 40 * time.Second},
@@ -170,7 +170,7 @@ func TestNextPods(t *testing.T) {
 				state = "done"
 			case step.Vacant:
 				state = "vacant"
-			case step.Partitioned:
+			case step.AtPartition["set"]:
 				state = "partitioned"
 			case step.BlockedByDisruptionBudget:
 				state = "disruption budget"
@@ -214,6 +214,126 @@ func updatedAt(pod Pod, ago time.Duration) Pod { pod.Update.StartedAt = noon.Add
 func stopped(pod Pod, ago time.Duration) Pod {
 	pod.Update = &InPlaceUpdate{StartedAt: noon.Add(-ago), Containers: map[string]StartedContainer{"agent": {ID: "before", Stopped: true}}}
 	return pod
+}
+
+// unstarted can not be started with a revision that has been corrected.
+func unstarted(pod Pod) Pod {
+	container := pod.Containers["agent"]
+	container.Failing, container.FailingSince, container.RunningSince, container.AvailableSince = &Waiting{Reason: "ErrImagePull"}, noon.Add(-time.Minute), time.Time{}, time.Time{}
+	pod.Containers["agent"] = container
+	return notReady(pod)
+}
+
+// What a partition keeps is the old revision, and not one that failed. Pods that work stay as they are.
+func TestPodsThatFailedGoBackToWhatAPartitionKeeps(t *testing.T) {
+	const broken = "set-1.5"
+	kept := SetUpdate{Key: "set", Revision: old, OfFailed: true, Sidecars: []corev1.Container{{Name: "agent", Image: old}}}
+	partition := intstr.FromInt32(2)
+	for name, test := range map[string]struct {
+		pods    []Pod
+		set     func(*SetUpdate)
+		want    map[string]string
+		recheck time.Duration
+	}{
+		"one gets the correction, the others go back": {
+			pods: []Pod{makePod("a", old), unstarted(makePod("b", broken)), unstarted(makePod("c", broken))},
+			want: map[string]string{"b": current, "c": old},
+		},
+		"one that works stays": {
+			pods: []Pod{makePod("a", old), makePod("b", current), makePod("c", broken)},
+			want: map[string]string{},
+		},
+		"one that fails with what is kept stays": {
+			pods: []Pod{unstarted(makePod("a", old)), makePod("b", current), makePod("c", old)},
+			want: map[string]string{},
+		},
+		"of what is withheld as a whole": {
+			pods: []Pod{makePod("a", old), unstarted(makePod("b", broken)), makePod("c", broken)},
+			set:  func(set *SetUpdate) { *set = kept },
+			want: map[string]string{"b": old},
+		},
+		"not before it is certain": {
+			pods: []Pod{makePod("a", old), makePod("b", current), func() Pod {
+				pod := unstarted(makePod("c", broken))
+				container := pod.Containers["agent"]
+				container.FailingSince = noon.Add(-time.Second)
+				pod.Containers["agent"] = container
+				return pod
+			}()},
+			want:    map[string]string{},
+			recheck: 2 * time.Second,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			update := makeUpdate(test.pods...)
+			set := &update.Sets[0]
+			set.Partition, set.Kept = &partition, &kept
+			if test.set != nil {
+				test.set(set)
+			}
+			step := NextPods(update)
+			got := map[string]string{}
+			for i := range step.Updates {
+				got[step.Updates[i].Pod.Name] = step.Updates[i].Revisions()["set"]
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("updates (-want +got):\n%s", diff)
+			}
+			if step.Recheck != test.recheck {
+				t.Errorf("looks again after %v, want %v", step.Recheck, test.recheck)
+			}
+		})
+	}
+}
+
+// A pod that went back holds its place until its sidecars are available again, like one that was updated.
+func TestAPodThatWentBackHoldsItsPlace(t *testing.T) {
+	back := makePod("c", old)
+	back.Update = &InPlaceUpdate{Revisions: map[string]string{"set": old}, StartedAt: noon.Add(-time.Second)}
+	container := back.Containers["agent"]
+	container.AvailableSince = noon.Add(-time.Second)
+	back.Containers["agent"] = container
+	update := makeUpdate(makePod("a", old), makePod("b", current), back, makePod("d", old))
+	set, partition := &update.Sets[0], intstr.FromInt32(2)
+	set.Partition, set.MinReadySeconds = &partition, 60
+	set.Kept = &SetUpdate{Key: "set", Revision: old, OfFailed: true, MinReadySeconds: 60, Sidecars: []corev1.Container{{Name: "agent", Image: old}}}
+	if step := NextPods(update); len(step.Updates) > 0 || step.Recheck != 59*time.Second {
+		t.Errorf("updates %q, looks again after %v", names(step), step.Recheck)
+	}
+}
+
+// A refusal of what a pod goes back to is to be told from one of what another set brings.
+func TestAPodGoesBackAlone(t *testing.T) {
+	update := makeUpdate(makePod("a", old), unstarted(makePod("b", "set-1.5")))
+	set, partition := &update.Sets[0], intstr.FromInt32(2)
+	set.Partition, set.Kept = &partition, &SetUpdate{Key: "set", Revision: old, OfFailed: true, Sidecars: []corev1.Container{{Name: "agent", Image: old}}}
+	update.Sets = append(update.Sets, SetUpdate{Key: "other", Revision: current, MaxUnavailable: set.MaxUnavailable})
+	step := NextPods(update)
+	if names(step) != "b" || len(step.Updates[0].Sets) != 1 || step.Updates[0].Sets[0].Revision != old {
+		t.Errorf("%+v", step.Updates)
+	}
+}
+
+// A set is not at rest because a partition keeps another one.
+func TestSetsSettleOneByOne(t *testing.T) {
+	pod := makePod("a", old)
+	pod.Revisions["other"], pod.Containers["other"] = current, Container{List: "containers", Index: 2, Image: current, ID: "a/other/1", RunningSince: noon}
+	update := makeUpdate(pod)
+	partition := intstr.FromInt32(1)
+	update.Sets[0].Partition = &partition
+	update.Sets = append(update.Sets, SetUpdate{Key: "other", Revision: current, Sidecars: []corev1.Container{{Name: "other", Image: current}}})
+	step := NextPods(update)
+	if !step.AtPartition["set"] || step.AtPartition["other"] {
+		t.Errorf("at their partitions: %v", step.AtPartition)
+	}
+	update.Sets[1].Revision, update.DisruptionBudgets = "set-3", allows(0, 1, 1)
+	if step := NextPods(update); !step.BlockedByDisruptionBudget || !step.AtPartition["set"] || step.AtPartition["other"] {
+		t.Errorf("with another set that waits for a budget, at their partitions: %v", step.AtPartition)
+	}
+	update.Sets[1].Revision = current
+	if !update.Sets[0].IsBehind(update.Pods, noon) || update.Sets[1].IsBehind(update.Pods, noon) {
+		t.Error("only the set that is kept has a pod to bring its revision to")
+	}
 }
 
 func TestIsRestarting(t *testing.T) {

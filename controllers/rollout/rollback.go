@@ -59,5 +59,5 @@ func (s *Set) isBack(workload *Workload) bool {
 	if current == "" {
 		return workload.Slip == "" && !workload.Carried
 	}
-	return workload.Slip == current && workload.hasSettled(current, "")
+	return workload.Slip == current && workload.hasSettled(current, s.UpdateRevision)
 }

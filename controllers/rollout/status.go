@@ -32,7 +32,9 @@ type Set struct {
 	Deleting       bool
 	Retain         bool
 	// Halt is true when a failure is to leave everything as it is, instead of taking the update revision back.
-	Halt                   bool
+	Halt bool
+	// Partitioned is true when some pods of each workload are to keep the current revision.
+	Partitioned            bool
 	MaxConcurrentWorkloads *intstr.IntOrString
 	// Invalid says what is wrong with the spec; empty when it is valid.
 	Invalid []string
@@ -90,9 +92,11 @@ func Status(set Set, workloads []Workload) v1alpha1.SidecarSetStatus {
 
 // tally is the sum over a set's workloads.
 type tally struct {
-	workloads, settled, removing     int32
-	injecting, rolling               int32
-	updating, promoting, partitioned int32
+	workloads, settled, removing int32
+	injecting, rolling           int32
+	updating, promoting          int32
+	// partitioned are those of which a partition keeps some pods, and withheld those of which it keeps all.
+	partitioned, withheld int32
 	// queued are those with a revision from before, for which it is not the turn yet; goingBack those that a failed revision is being taken out of.
 	queued, goingBack                               int32
 	canaries, pendingCanaries                       int32
@@ -125,7 +129,7 @@ func count(set Set, workloads []Workload) tally {
 		if !workload.Selected || set.Deleting {
 			if workload.Slip != "" || workload.Carried {
 				sum.removing++
-				sum.addProblem(workload, workload.current().Problem)
+				sum.addProblem(workload, workload.problem())
 			}
 			if !workload.Selected {
 				continue
@@ -147,7 +151,7 @@ func (t *tally) add(set Set, workload *Workload) {
 		t.available += summary.Available
 	}
 	if !set.Deleting {
-		t.addProblem(workload, summary.Problem)
+		t.addProblem(workload, workload.problem())
 	}
 	if t.goesBack && !set.isBack(workload) {
 		t.goingBack++
@@ -155,13 +159,15 @@ func (t *tally) add(set Set, workload *Workload) {
 	switch {
 	case workload.hasSettled(set.UpdateRevision, set.Status.CurrentRevision):
 		t.settled++
-	case summary.Problem.degrades():
+	case summary.Phase == Partitioned:
+		t.partitioned++
+	case summary.Phase == Withheld:
+		t.withheld++
+	case workload.problem().degrades():
 	case summary.Phase == UpdatingPods:
 		t.updating++
 	case summary.Phase == Promoting:
 		t.promoting++
-	case summary.Phase == Partitioned:
-		t.partitioned++
 	case summary.Rendered == "" || (set.isNew() && summary.Injected < workload.Replicas):
 		t.injecting++
 	case workload.Slip != set.UpdateRevision:
@@ -217,6 +223,9 @@ func goingOnCondition(set Set, sum tally, is func(status metav1.ConditionStatus,
 	}
 	queuedInPlace := sum.queued > 0 && (sum.promoting > 0 || set.wentInPlace())
 	switch {
+	case sum.withheld > 0 && sum.injecting+sum.rolling+sum.updating+sum.promoting == 0:
+		return is(metav1.ConditionFalse, v1alpha1.ReasonPartitioned, "updateStrategy.partition keeps all pods of %s at the old revision, because this change can not be made in "+
+			"running pods: set it to 0 to let the workloads replace them%s", workloads(sum.withheld), progress)
 	case sum.pendingCanaries > 0 && sum.workloads > sum.canaries:
 		return is(metav1.ConditionTrue, v1alpha1.ReasonWaitingForCanary, "The canaries go first: %d of %d left; %d of %d up to date.", sum.pendingCanaries, sum.canaries, sum.settled, sum.workloads)
 	case sum.injecting > 0:
@@ -230,7 +239,7 @@ func goingOnCondition(set Set, sum tally, is func(status metav1.ConditionStatus,
 	case sum.promoting > 0:
 		return is(metav1.ConditionTrue, v1alpha1.ReasonPromoting, "Bringing the template of %s after its pods%s", workloads(sum.promoting), progress)
 	case sum.partitioned > 0:
-		return is(metav1.ConditionFalse, v1alpha1.ReasonPartitioned, "updateStrategy.partition keeps pods of %s at the old revision%s", workloads(sum.partitioned), progress)
+		return is(metav1.ConditionFalse, v1alpha1.ReasonPartitioned, "updateStrategy.partition keeps pods or the template of %s at the old revision%s", workloads(sum.partitioned), progress)
 	}
 	return is(metav1.ConditionFalse, v1alpha1.ReasonComplete, "%d of %s up to date.", sum.settled, workloads(sum.workloads))
 }

@@ -108,6 +108,16 @@ func TestStatus(t *testing.T) {
 		workloads: []Workload{makeWorkload("web").selected().assigned(current).at(current, 2, 1, 1).rolling()},
 		want:      "workloads 0/1 pods 3 injected 2 updated 1 available 1 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Progressing=True/RollingWorkloads: Rolling out in 1 workload; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
+		name:      "a partition withholds a new revision",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
+		workloads: []Workload{settled.at(old, 3, 0, 0).in(Withheld), queued},
+		want:      "workloads 0/2 pods 6 injected 6 updated 0 available 0 unavailable 0 | Ready=False/Partitioned: updateStrategy.partition keeps all pods of 1 workload at the old revision, because this change can not be made in running pods: set it to 0 to let the workloads replace them, 1 waiting for their turn; 0 of 2 up to date. | Progressing=False/Partitioned: updateStrategy.partition keeps all pods of 1 workload at the old revision, because this change can not be made in running pods: set it to 0 to let the workloads replace them, 1 waiting for their turn; 0 of 2 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+	}, {
+		name:      "a partition withholds a new revision, and what it keeps fails",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
+		workloads: []Workload{settled.at(old, 3, 0, 0).in(Withheld).with(&Problem{v1alpha1.ReasonWorkloadStuck, "it fails"})},
+		want:      "workloads 0/1 pods 3 injected 3 updated 0 available 0 unavailable 0 | Ready=False/WorkloadStuck: 1 workload with a problem. Deployment shop/web: it fails | Progressing=False/Partitioned: updateStrategy.partition keeps all pods of 1 workload at the old revision, because this change can not be made in running pods: set it to 0 to let the workloads replace them; 0 of 1 up to date. | Degraded=True/WorkloadStuck: 1 workload with a problem. Deployment shop/web: it fails",
+	}, {
 		name:      "paused before anything happened",
 		set:       func(set *Set) { set.Paused = true },
 		workloads: []Workload{makeWorkload("web").selected()},

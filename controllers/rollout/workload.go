@@ -22,6 +22,8 @@ type Deployment struct {
 	New bool
 	// Complete is true when its last rollout has come to its end, whatever happened to pods afterwards.
 	Complete bool
+	// Rolling is true while its controller replaces pods. New ones may be there that Replicas does not count yet.
+	Rolling bool
 	// Stuck is true when its rollout exceeded its own progress deadline.
 	Stuck bool
 	// Paused is true when its owner paused it.
@@ -49,6 +51,10 @@ const (
 	UpdatingPods Phase = "UpdatingPods"
 	Promoting    Phase = "Promoting"
 	Partitioned  Phase = "Partitioned"
+	// Withheld is the phase of a workload that keeps its revision in all pods, because a partition would have some keep it, and the change can not
+	// be brought to the others alone. It takes no place in the wave, which does not go on before it: without the partition, not all workloads are to
+	// replace their pods at once.
+	Withheld Phase = "Withheld"
 )
 
 // Summary is what a workload's controller saw of one set in it.
@@ -131,7 +137,13 @@ type Workload struct {
 	Deployment
 	// Summary is nil until the workload's controller has seen it.
 	Summary *Summary
+	// Refused is what the API server said when it refused a change of the slip last; nil when it did not. Retry is true when it is time to try again.
+	Refused *Problem
+	Retry   bool
 }
+
+// isRefused is true of a workload whose slip can not be changed now.
+func (w *Workload) isRefused() bool { return w.Refused != nil && !w.Retry }
 
 func (w *Workload) compare(other *Workload) int {
 	return compareNames(w.Namespace, w.Name, other.Namespace, other.Name)
@@ -148,15 +160,23 @@ func (w *Workload) current() Summary {
 	return *w.Summary
 }
 
+// problem is what is wrong in the workload, or else that its slip can not be changed.
+func (w *Workload) problem() *Problem {
+	if problem := w.current().Problem; problem != nil {
+		return problem
+	}
+	return w.Refused
+}
+
 // hasSettled is true when the template holds the revision, every pod has it, and the sidecars are available. Once the set has come to its end
-// with this revision, pods that restart do not change that. The template holds it from the begin of a promotion on; the Deployment is ours
-// until its end.
+// with this revision, pods that restart do not change that. While it is the first that the set brings, pods without the set may be left, which are in
+// no cache, until a rollout is over. The template holds it from the begin of a promotion on; the Deployment is ours until its end.
 func (w *Workload) hasSettled(revision, currentRevision string) bool {
 	summary := w.current()
 	if summary.Rendered != revision || summary.Target != revision || summary.Phase == Promoting || !w.Observed {
 		return false
 	}
-	if summary.Updated < w.Replicas || summary.Updated < summary.Injected {
+	if summary.Updated < w.Replicas || summary.Updated < summary.Injected || (w.Rolling && currentRevision == "") {
 		return false
 	}
 	return summary.Available >= w.Replicas || (w.Complete && revision == currentRevision && summary.Restarting == 0)
@@ -174,7 +194,7 @@ func (w *Workload) isBusy(currentRevision string) bool {
 	switch {
 	case w.Slip == "":
 		return (w.Carried || w.Leaving) && !w.Paused && !w.Stuck && !summary.Problem.degrades()
-	case w.isAtRest(currentRevision):
+	case w.isAtRest(currentRevision) || summary.Phase == Withheld:
 		return false
 	case summary.Problem == nil:
 		return true

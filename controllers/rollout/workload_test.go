@@ -138,6 +138,8 @@ func TestHasSettled(t *testing.T) {
 		"not observed":              {func(w *Workload) { w.Observed = false }, old, false},
 		"a pod without it":          {func(w *Workload) { w.Summary.Updated, w.Summary.Injected = 2, 2 }, old, false},
 		"an old pod more":           {func(w *Workload) { w.Summary.Injected = 4 }, old, false},
+		"pods may lack the set":     {func(w *Workload) { w.Rolling = true }, "", false},
+		"its owner replaces pods":   {func(w *Workload) { w.Rolling = true }, old, true},
 		"one not available":         {func(w *Workload) { w.Summary.Available = 2 }, old, false},
 		"in a promotion":            {func(w *Workload) { w.Summary.Phase = Promoting }, old, false},
 		"paused by its owner":       {func(w *Workload) { w.Complete, w.Paused = false, true }, old, true},

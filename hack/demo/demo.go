@@ -90,8 +90,10 @@ func (d *demo) startOperator(ctx context.Context) (*localcluster.Process, error)
 	if err := d.kubectl(ctx, "apply", "-k", "config/crd"); err != nil {
 		return nil, err
 	}
-	if err := d.kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/sidecarsets.apps.sidecarset.io"); err != nil {
-		return nil, err
+	for _, args := range localcluster.WaitForCRDs() {
+		if err := d.kubectl(ctx, args...); err != nil {
+			return nil, err
+		}
 	}
 	port, err := localcluster.FreePort()
 	if err != nil {

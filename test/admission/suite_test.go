@@ -21,6 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
 
 var (
@@ -59,8 +61,10 @@ func installPolicy(ctx context.Context) {
 	GinkgoHelper()
 	_, err := kubectl(ctx, "", "apply", "-k", "../../config/crd")
 	Expect(err).NotTo(HaveOccurred())
-	_, err = kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-	Expect(err).NotTo(HaveOccurred())
+	for _, args := range localcluster.WaitForCRDs() {
+		_, err = kubectl(ctx, "", args...)
+		Expect(err).NotTo(HaveOccurred())
+	}
 
 	refused := makeSet(sidecarSet, `{selector: {}}`)
 	refused.SetName("refused-once-the-policy-is-active")

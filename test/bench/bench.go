@@ -69,24 +69,40 @@ type bench struct {
 func newBench(ctx context.Context, o options, out io.Writer) (*bench, error) {
 	ctrllog.SetLogger(klog.Background())
 	b := &bench{options: o, out: out, started: time.Now()}
-	var err error
-	if b.cluster, err = localcluster.Start(ctx, localcluster.Options{Audit: true}); err != nil {
-		return nil, err
+	return b, b.start(ctx)
+}
+
+// renew goes on with another cluster. No operator may run.
+func (b *bench) renew(ctx context.Context) error {
+	before := b.cluster
+	if err := b.start(ctx); err != nil {
+		return err
 	}
+	return before.Stop()
+}
+
+// start starts a cluster. When it fails, the bench has the one that it had.
+func (b *bench) start(ctx context.Context) error {
+	cluster, err := localcluster.Start(ctx, localcluster.Options{Audit: true})
+	if err != nil {
+		return err
+	}
+	before := b.cluster
+	b.cluster = cluster
 	if err := b.prepare(ctx); err != nil {
-		return nil, errors.Join(err, b.cluster.Stop())
+		b.cluster = before
+		return errors.Join(err, cluster.Stop())
 	}
-	return b, nil
+	return nil
 }
 
 func (b *bench) prepare(ctx context.Context) error {
-	for _, args := range [][]string{
+	for _, args := range append([][]string{
+		{"create", "namespace", namespace},
 		{"apply", "-f", inRepository("config/manager/namespace.yaml")},
 		{"apply", "-k", inRepository("config/rbac")},
 		{"apply", "-k", inRepository("config/crd")},
-		{"wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"},
-		{"create", "namespace", namespace},
-	} {
+	}, localcluster.WaitForCRDs()...) {
 		if _, err := b.kubectl(ctx, args...); err != nil {
 			return err
 		}

@@ -6,7 +6,8 @@
 //
 // # What is compared
 //
-// On one cluster (hack/localcluster: a real control plane, simulated nodes), in one run and in turns, so that both meet the same machine:
+// On one cluster (hack/localcluster: a real control plane, simulated nodes), in one run and one after the other, so that both meet the same machine.
+// But for the fleet of 1,000, each repeat has a cluster of its own:
 //
 //   - the limit: a bare loop that sends the very patches that the operator would send, made ready beforehand, with as many requests under way as
 //     the operator reconciles workloads, no client-side rate limit, the same ServiceAccount, and nothing else to do;

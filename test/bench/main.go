@@ -34,7 +34,7 @@ type scenario struct {
 }
 
 var scenarios = []scenario{
-	{"inplace", "In-place waves", 100, 10, 3, inPlaceWaves},
+	{"inplace", "In-place waves", 100, 10, 5, inPlaceWaves},
 	{"scale", "10,000 pods", 100, 100, 1, largeWave},
 	{"fleet", "1,000 Deployments", 1000, 3, 1, fleet},
 }
@@ -53,7 +53,7 @@ func run(ctx context.Context, arguments []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.workloads, "deployments", 0, "number of Deployments; default: the scenario's")
 	flags.IntVar(&o.pods, "pods", 0, "number of pods of each Deployment; default: the scenario's")
-	flags.IntVar(&o.repeats, "repeats", 0, "how often to measure; default: the scenario's")
+	flags.IntVar(&o.repeats, "repeats", 0, "how often to measure waves; default: the scenario's")
 	flags.IntVar(&o.concurrency, "concurrency", 10, "workloads that the operator reconciles at a time, and requests of the bare loop")
 	flags.StringVar(&o.operator, "operator", "bin/sidecarset", "the operator's binary")
 	flags.StringVar(&o.document, "document", "docs/benchmark.md", "file whose sections of the scenarios are written anew; empty for none")

@@ -37,13 +37,23 @@ func largeWave(ctx context.Context, b *bench) ([]section, error) {
 	return measureWaves(ctx, b, atOnce)
 }
 
+// measureWaves measures each repeat on a cluster of its own: rates differ more between two clusters than between two repeats on one.
 func measureWaves(ctx context.Context, b *bench, budgets ...string) ([]section, error) {
-	if err := b.bearWithSidecars(ctx); err != nil {
-		return nil, err
-	}
 	w := newWaves(b, budgets...)
-	if err := w.measure(ctx); err != nil {
-		return nil, err
+	for i := range w.repeats {
+		if i > 0 {
+			if err := b.renew(ctx); err != nil {
+				return nil, err
+			}
+		}
+		w.say("repeat %d of %d", i+1, w.repeats)
+		if err := b.bearWithSidecars(ctx); err != nil {
+			return nil, err
+		}
+		w.image = images[0]
+		if err := w.measure(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return append([]section{targets(w.targets()...)}, w.report()...), nil
 }
@@ -89,31 +99,25 @@ func newWaves(b *bench, budgets ...string) *waves {
 	return w
 }
 
-// measure measures the bare loop and a wave for each budget, in turns. All of them go to the other image.
+// measure measures the bare loop and a wave for each budget, one after the other. Each goes to the other image.
 func (w *waves) measure(ctx context.Context) error {
-	for i := range w.repeats {
-		w.say("repeat %d of %d", i+1, w.repeats)
-		limit, err := w.measureLimit(ctx)
+	limit, err := w.measureLimit(ctx)
+	if err != nil {
+		return err
+	}
+	w.limit.samples = append(w.limit.samples, limit)
+	if err := w.startAndCatchUp(ctx); err != nil {
+		return err
+	}
+	for i, budget := range w.budgets {
+		wave, err := w.measureWave(ctx, budget)
 		if err != nil {
 			return err
 		}
-		w.limit.samples = append(w.limit.samples, limit)
-		if err := w.startAndCatchUp(ctx); err != nil {
-			return err
-		}
-		for i, budget := range w.budgets {
-			wave, err := w.measureWave(ctx, budget)
-			if err != nil {
-				return err
-			}
-			w.columns[i].samples = append(w.columns[i].samples, wave)
-			w.columns[i].limits = w.limit.samples
-		}
-		if err := w.stopOperator(); err != nil {
-			return err
-		}
+		w.columns[i].samples = append(w.columns[i].samples, wave)
+		w.columns[i].limits = w.limit.samples
 	}
-	return nil
+	return w.stopOperator()
 }
 
 // measureLimit sends the patches by the bare loop while no operator runs, and then lets an operator bring the templates after the pods.

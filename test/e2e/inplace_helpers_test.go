@@ -195,8 +195,8 @@ func stopControllerManager() {
 	DeferCleanup(startControllerManager)
 }
 
-// isCounted is true when the Deployment controller knows all pods of a Deployment to be ready, and none became so just now. Before that, no
-// promotion begins.
+// isCounted is true when all pods of a Deployment run what their specs say, and the Deployment controller knows them to be ready, and none became so
+// just now. Before that, no promotion begins.
 func (n *namespace) isCounted(ctx context.Context, name string) (bool, error) {
 	deployment := &appsv1.Deployment{}
 	if err := k8s.Get(ctx, n.key(name), deployment); err != nil {
@@ -205,11 +205,23 @@ func (n *namespace) isCounted(ctx context.Context, name string) (bool, error) {
 	var pods corev1.PodList
 	err := k8s.List(ctx, &pods, client.InNamespace(n.name), client.MatchingLabels{"app": name})
 	unsettled := slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool {
-		return !slices.ContainsFunc(pod.Status.Conditions, func(condition corev1.PodCondition) bool {
+		return !runsItsSpec(&pod) || !slices.ContainsFunc(pod.Status.Conditions, func(condition corev1.PodCondition) bool {
 			return condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue && time.Since(condition.LastTransitionTime.Time) > settled
 		})
 	})
 	return !unsettled && int(deployment.Status.ReadyReplicas) == len(pods.Items), err
+}
+
+// runsItsSpec is true when the containers of a pod on a simulated node have the images that its spec has. A moment after a change they do not, and
+// the pod is ready all the same.
+func runsItsSpec(pod *corev1.Pod) bool {
+	running := map[string]string{}
+	for _, status := range append(slices.Clone(pod.Status.InitContainerStatuses), pod.Status.ContainerStatuses...) {
+		running[status.Name] = status.Image
+	}
+	return !slices.ContainsFunc(append(slices.Clone(pod.Spec.InitContainers), pod.Spec.Containers...), func(container corev1.Container) bool {
+		return running[container.Name] != container.Image
+	})
 }
 
 // startControllerManager starts the controller manager if it is away.

@@ -15,6 +15,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
@@ -40,13 +41,17 @@ var onRealNode = Label("RealNode")
 var (
 	cluster  *localcluster.Cluster
 	operator *localcluster.Process
-	k8s      client.Client
+	// operatorBinary is the file that it was built to.
+	operatorBinary string
+	k8s            client.Client
 	// shop is the namespace of the running spec, and of nobody else.
 	shop *namespace
 )
 
 func TestEndToEnd(t *testing.T) {
 	RegisterFailHandler(Fail)
+	klog.LogToStderr(false)
+	klog.SetOutput(GinkgoWriter) // what operators say that run in this process
 	SetDefaultEventuallyTimeout(timeout)
 	SetDefaultEventuallyPollingInterval(interval)
 	SetDefaultConsistentlyDuration(settled)
@@ -77,9 +82,10 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(err).NotTo(HaveOccurred())
 
 	install(ctx)
+	operatorBinary = binary()
 	operator, err = cluster.Run(ctx, localcluster.Program{
 		Name: "sidecarset",
-		Path: binary(),
+		Path: operatorBinary,
 		Args: []string{"--kubeconfig=" + operatorKubeconfig(ctx), "--metrics-bind-address=0", "--health-probe-bind-address=0"},
 	})
 	Expect(err).NotTo(HaveOccurred())
@@ -103,5 +109,7 @@ func install(ctx SpecContext) {
 	admin.kubectl(ctx, "apply", "-f", filepath.Join("..", "..", "config", "manager", "namespace.yaml"))
 	admin.kubectl(ctx, "apply", "-k", filepath.Join("..", "..", "config", "rbac"))
 	admin.kubectl(ctx, "apply", "-k", filepath.Join("..", "..", "config", "crd"))
-	admin.kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+	for _, args := range localcluster.WaitForCRDs() {
+		admin.kubectl(ctx, args...)
+	}
 }

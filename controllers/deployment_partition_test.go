@@ -1,0 +1,109 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// Only what the template lacks and has not proven itself can be kept from pods by a partition.
+func TestAPartitionKeepsWhatIsNewToTheTemplate(t *testing.T) {
+	for name, test := range map[string]struct {
+		revision       string
+		judged, isKept bool
+	}{
+		"what the template has":    {revision: "agent-1", judged: true},
+		"what it lacks":            {revision: "agent-2", judged: true, isKept: true},
+		"what has proven itself":   {revision: "agent-2"},
+		"what is as it always was": {revision: "agent-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			observed := unseenWorkload(2, false) // its template has agent-1
+			set := &observed.assigned[0]
+			set.Revision, set.judged, set.strategy.Partition = test.revision, test.judged, new(intstr.FromInt32(1))
+			plan := &injection.Plan{Revisions: map[string]string{"agent": test.revision}}
+			if update := observed.podUpdate(plan); len(update.Sets) != 1 || (update.Sets[0].Partition != nil) != test.isKept {
+				t.Errorf("%+v", update.Sets)
+			}
+			if withheld := observed.partitioned(plan); (len(withheld) > 0) != test.isKept {
+				t.Errorf("withheld: %v", withheld)
+			}
+		})
+	}
+}
+
+// What the API server refuses to let pods go back to is told, and not sent again at every event; the other pods go on.
+func TestARefusedReturnIsTold(t *testing.T) {
+	now := time.Unix(10000, 0)
+	r := &deploymentReconciler{refusals: newRefusals(), now: func() time.Time { return now }}
+	observed := unseenWorkload(2, false) // its template has agent-1
+	set := &observed.assigned[0]
+	set.Revision, set.judged, set.strategy.Partition = "agent-2", true, new(intstr.FromInt32(1))
+	observed.workload.Rendered = map[string]*injection.Content{"agent": {Containers: []v1alpha1.SidecarContainer{{Container: corev1.Container{Name: "agent", Image: "agent:1"}}}}}
+	observed.pods = []rollout.Pod{{
+		Name: "web-1", Revisions: map[string]string{"agent": "agent-1.5"},
+		Containers: map[string]rollout.Container{"agent": {Image: "agent:1.5", Failing: &rollout.Waiting{Reason: "ErrImagePull"}, FailingSince: now.Add(-time.Minute)}},
+	}}
+	isReturning := func() bool {
+		result := newOutcome(nil)
+		set.stays = false // as in each reconcile
+		r.recallRefusedReturns(observed, result)
+		update := observed.podUpdate(&injection.Plan{Revisions: map[string]string{"agent": "agent-2"}})
+		if len(update.Sets) != 1 || update.Sets[0].Partition == nil {
+			t.Fatalf("%+v", update.Sets)
+		}
+		returning, told := update.Sets[0].Kept != nil, result.problems["agent"].Reason == v1alpha1.ReasonPreflightFailed
+		if returning == told {
+			t.Errorf("goes back: %t, told that it can not: %t", returning, told)
+		}
+		return returning
+	}
+	if !isReturning() {
+		t.Error("nothing was refused, and pods do not go back")
+	}
+	refusal := apierrors.NewForbidden(corev1.Resource("pods"), "web-1", errors.New("nobody may have agent:1"))
+	if r.isRefusedReturn(observed, newOutcome(nil), refusal) || !r.isRefusedReturn(observed, newOutcome(nil), returnError{refusal, "agent", "agent-1"}) {
+		t.Error("a refusal is not told from one of a pod that goes back")
+	}
+	if isReturning() {
+		t.Error("pods go back to what was refused")
+	}
+	result, plan := newOutcome(nil), &injection.Plan{Revisions: map[string]string{"agent": "agent-2"}}
+	set.strategy.Partition, set.stays = nil, false
+	if r.recallRefusedReturns(observed, result); len(result.problems) > 0 || observed.podUpdate(plan).Sets[0].Partition != nil {
+		t.Errorf("no pod is to go back, and that it can not is told: %v", result.problems)
+	}
+	set.strategy.Partition = new(intstr.FromInt32(1))
+	if now = now.Add(tryAgain); !isReturning() {
+		t.Error("it is never tried again")
+	}
+}
+
+// One attempt that is refused does not make the operator forget another one.
+func TestRefusalsAreRememberedByAttempt(t *testing.T) {
+	refusals, name, now := newRefusals(), types.NamespacedName{Name: "web"}, time.Unix(10000, 0)
+	problems := map[string]injection.Problem{"agent": {Reason: v1alpha1.ReasonPreflightFailed}}
+	refusals.remember(name, 1, problems, now)
+	refusals.remember(name, 2, problems, now.Add(tryAgain/2))
+	for attempt, want := range map[uint64]time.Duration{1: tryAgain / 2, 2: tryAgain, 3: 0} {
+		if known, wait := refusals.recall(name, attempt, now.Add(tryAgain/2)); wait != want || (len(known) > 0) != (want > 0) {
+			t.Errorf("attempt %d: %v, to be tried again in %v, want %v", attempt, known, wait, want)
+		}
+	}
+	refusals.remember(name, 3, problems, now.Add(tryAgain))
+	if known, wait := refusals.recall(name, 1, now.Add(tryAgain)); known != nil || wait != 0 || len(refusals.byWorkload[name]) != 2 {
+		t.Errorf("what is due is kept: %v, %v", known, wait)
+	}
+}
