@@ -108,17 +108,21 @@ func sharesFields(deployment *appsv1.Deployment) bool {
 	})
 }
 
-// stripReplicaSet leaves the identity of the template, in templateIdentity, and its marks, instead of the template. A transform has to bear being called on what it
-// returned: that is how objects of an initial list come (client-go/tools/cache, Reflector.watchList).
+// stripReplicaSet leaves the identity of the template, in templateIdentity, and its marks, instead of the template, and of its annotations the
+// intent that the Deployment controller copied to it. A transform has to bear being called on what it returned: that is how objects of an initial
+// list come (client-go/tools/cache, Reflector.watchList).
 func stripReplicaSet(object any) (any, error) {
 	if rs, ok := object.(*appsv1.ReplicaSet); ok && len(rs.Spec.Template.Spec.Containers) > 0 {
 		template := injection.TemplateIdentity(&rs.Spec.Template)
-		hash := rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
+		hash, intent := rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey], rs.Annotations[v1alpha1.PromotionAnnotation]
 		rs.ObjectMeta = stripMeta(&rs.ObjectMeta)
 		rs.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = hash
 		rs.Annotations = map[string]string{
 			templateIdentity:             template,
 			v1alpha1.RevisionsAnnotation: rs.Spec.Template.Annotations[v1alpha1.RevisionsAnnotation],
+		}
+		if intent != "" {
+			rs.Annotations[v1alpha1.PromotionAnnotation] = intent
 		}
 		rs.Spec.Template = corev1.PodTemplateSpec{}
 	}

@@ -119,13 +119,17 @@ func TestAStrippedPodKeepsWhatItTells(t *testing.T) {
 }
 
 func TestAStrippedReplicaSetKeepsWhatItsTemplateIs(t *testing.T) {
-	rs := &appsv1.ReplicaSet{Spec: appsv1.ReplicaSetSpec{Template: corev1.PodTemplateSpec{
+	annotations := map[string]string{v1alpha1.PromotionAnnotation: "intent", "else": "too"}
+	rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Annotations: annotations}, Spec: appsv1.ReplicaSetSpec{Template: corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: "abc"}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1"}}},
 	}}}
 	want := injection.TemplateIdentity(&corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1"}}}})
 	if _, err := stripReplicaSet(rs); err != nil || rs.Annotations[templateIdentity] != want {
 		t.Errorf("identity %q, want that of the Deployment's template, %q", rs.Annotations[templateIdentity], want)
+	}
+	if rs.Annotations[v1alpha1.PromotionAnnotation] != "intent" || rs.Annotations["else"] != "" {
+		t.Errorf("annotations %v, want the intent that was copied to it, and nothing else of the Deployment's", rs.Annotations)
 	}
 }
 

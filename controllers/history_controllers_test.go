@@ -32,6 +32,8 @@ type controllerManager struct {
 	created, deleted []string
 	// counted are the PodDisruptionBudgets whose status was computed.
 	counted map[string]bool
+	// doubles is told of a Deployment that got a ReplicaSet although it had one with that very template.
+	doubles func(deployment string)
 	// disrupts is told of pods with such labels that come or go.
 	disrupts func(labels map[string]string)
 }
@@ -268,6 +270,11 @@ func (s *deploymentSync) createReplicaSet(revision int) error {
 		return err
 	}
 	s.created = append(s.created, rs.Name)
+	if slices.ContainsFunc(ownedReplicaSets(s.server.objects[replicaSetKind], s.d), func(other *appsv1.ReplicaSet) bool {
+		return other.Name != rs.Name && equalIgnoreHash(&s.d.Spec.Template, &other.Spec.Template)
+	}) {
+		s.doubles(s.d.Name)
+	}
 	setProgressing(&s.d.Status, "NewReplicaSetCreated")
 	_ = s.updateStatus(s.d) // the next sync writes it
 	return errLookAgain

@@ -122,10 +122,17 @@ func (h *history) forbidImage(kind kind, image string) {
 	h.note("user: a policy: %+v", h.server.policy)
 }
 
-// cross gets in the way of promotions: the controller manager goes away, or a policy is against what a Deployment has or had.
+// cross gets in the way of promotions: the controller manager goes away, the operator does and the user wants no pods meanwhile, or a policy is against what a Deployment has or had.
 func (h *history) cross() {
 	for _, d := range h.server.deployments() {
-		if !isPausedByUs(d) || h.quiet || !h.faults || !h.chance(10) {
+		if !isPausedByUs(d) || h.quiet || !h.faults {
+			continue
+		}
+		if *d.Spec.Replicas > 0 && !h.isDown(h.managerDown) && h.chance(15) {
+			h.stopOperator()
+			h.empty(d.DeepCopy())
+		}
+		if !h.chance(10) {
 			continue
 		}
 		images := map[string]string{}
@@ -178,6 +185,15 @@ func (h *history) scale() {
 	})
 }
 
+// empty lets the user have no pods.
+func (h *history) empty(d *appsv1.Deployment) {
+	h.note("user: %s: scale to 0", d.Name)
+	d.Spec.Replicas = new(int32(0))
+	h.surpriseBudgets(d.Spec.Template.Labels)
+	_, err := h.server.update(d, "kubectl", false)
+	h.do(err)
+}
+
 func (h *history) editTemplate() {
 	h.editDeployment(func(d *appsv1.Deployment) string {
 		for i := range d.Spec.Template.Spec.Containers {
@@ -205,7 +221,7 @@ func (h *history) resume() {
 		if !d.Spec.Paused {
 			return ""
 		}
-		d.Spec.Paused = false
+		d.Spec.Paused, h.resumed[d.Name] = false, true
 		delete(h.userPaused, d.Name)
 		return "resume"
 	})
@@ -225,6 +241,7 @@ func (h *history) declarePause() {
 			return "declare a pause"
 		default:
 			d.Annotations[corev1.LastAppliedConfigAnnotation], d.Spec.Paused = `{"spec":{}}`, false
+			h.resumed[d.Name] = true
 			delete(h.userPaused, d.Name)
 			return "declare no pause"
 		}

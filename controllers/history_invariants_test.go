@@ -178,6 +178,13 @@ func (h *history) count(labels map[string]string, minReadySeconds int32) (availa
 	return available, disturbed
 }
 
+// doubled is what happens when a pause ends before the Deployment controller has recognised the ReplicaSet: by our doing, unless the user did that.
+func (h *history) doubled(deployment string) {
+	if !h.resumed[deployment] {
+		h.violate("I4: %s got a second ReplicaSet with the same template", deployment)
+	}
+}
+
 // patience is for how long a Deployment may stay paused by an operator that is up: until the deadline, and for the time that caches are late
 // and writes are tried again.
 const patience = promotion.Deadline + 15*time.Second

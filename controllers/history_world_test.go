@@ -46,7 +46,8 @@ type history struct {
 	faults bool
 	// managerDown and operatorDown are until when they are down.
 	managerDown, operatorDown time.Time
-	userPaused                map[string]bool
+	// userPaused are the Deployments that the user paused, resumed those that the user ever resumed.
+	userPaused, resumed map[string]bool
 	// pausedFor is for how long the operator has been up while a Deployment was paused by it.
 	pausedFor map[string]time.Duration
 	// disturbed are pods that were available when we updated them, until they are again.
@@ -70,11 +71,11 @@ func newHistoryOf(ctx context.Context, laboratory *laboratory, seed uint64, dece
 	server := newAPIServer(laboratory.fields)
 	h := &history{
 		laboratory: laboratory, ctx: ctx, random: rand.New(rand.NewPCG(seed, 0)), server: server, //nolint:gosec // a history has to come again
-		manager: newControllerManager(server), kubelet: newKubelet(server), userPaused: map[string]bool{}, pausedFor: map[string]time.Duration{},
+		manager: newControllerManager(server), kubelet: newKubelet(server), userPaused: map[string]bool{}, resumed: map[string]bool{}, pausedFor: map[string]time.Duration{},
 		disturbed: map[types.UID]bool{}, retained: map[string]bool{}, budgetKnows: map[string]bool{}, deceive: deceive,
 	}
 	h.lags, h.quiet = h.chance(2), h.chance(3)
-	h.kubelet.trace, h.kubelet.failed, h.manager.disrupts = h.note, h.failed, h.surpriseBudgets
+	h.kubelet.trace, h.kubelet.failed, h.manager.disrupts, h.manager.doubles = h.note, h.failed, h.surpriseBudgets, h.doubled
 	h.startOperator()
 	return h
 }

@@ -63,12 +63,13 @@
 #define want(y)   (((y) >> 3) & 3)          /* spec.replicas */
 #define have(y)   (((y) >> 5) & 3)          /* status.replicas: its pods, which are available */
 #define SIZED     128                       /* annotation desired-replicas is what the user scaled to */
+#define MARKED    256                       /* the Deployment controller copied the intent of the promotion under way to it */
 #define setWant(n) ((n) << 3)
 #define setHave(n) ((n) << 5)
 
 /* The API server: versions, the newest first. Older ones are kept as long as somebody's cache has them. */
 int d[LAG + 1];
-byte r[(LAG + 1) * SETS];
+short r[(LAG + 1) * SETS];
 #define set(lag, i) r[(lag) * SETS + (i)]
 
 /* Names of ReplicaSets: they stem from the template and the collision count at their birth. FOREIGN: from a template before that. */
@@ -92,13 +93,14 @@ byte dcD, dcR, phase;
 bit late, expired;
 byte hurries = HURRIES;
 
-/* The user's acts. */
-bit resumed;
+/* The user's acts, and that the operator wrote the template of a Deployment without pods, which makes a ReplicaSet without pods. */
+bit resumed, plainly;
 #define scaled (replicas(d[0]) != 1)
 
 /* Scratch: not part of any state. */
 hidden int dep, result;
-hidden byte at, version, one, target, other, newSet, busy, busySet, latest, total, available, running, biggest, action, goal, resized, fresh;
+hidden short one;
+hidden byte at, version, target, other, newSet, busy, busySet, latest, total, available, running, biggest, action, goal, resized, fresh;
 
 inline forgetVersions() {
 	version = LAG;
@@ -233,7 +235,13 @@ inline judge() {
 #ifdef NO_WAIT4
 #define recognised(x, y) true
 #else
-#define recognised(x, y) (((x) & SEEN) && updated(x) == have(y))
+#define recognised(x, y) (((x) & SEEN) && updated(x) == have(y) && isMarked(y))
+#endif
+/* As it was once: the count of updated pods is all that tells, and none is none. */
+#ifdef COUNT_ALONE
+#define isMarked(y) true
+#else
+#define isMarked(y) ((y) & MARKED)
 #endif
 #ifdef NO_DEADLINE
 #define timedOut false
@@ -330,15 +338,23 @@ inline opPlan() {
 	fi
 }
 
+/* Another promotion has another intent. */
+inline forgetMarks() {
+	at = 0;
+	do :: at < (LAG + 1) * SETS -> r[at] = r[at] & ~MARKED; at++ :: else -> break od
+}
+
 inline opWrite() {
 	next();
 	if
 	:: action == APPLY_PLAINLY ->
 		printf("operator               writes the new template: there are no pods\n");
+		plainly = 1;
 		newDeployment((d[0] & ~SEEN) | NEW)
 	:: action == BEGIN ->
 		printf("operator               1. begins: new template, pause, intent\n");
 		late = 0; expired = 0;
+		forgetMarks();
 		newDeployment((d[0] & ~(INTENT_FIELDS | SEEN)) | NEW | OURS | INTENT | ((dep & EDITED) << 11) | (target << 12))
 	:: action == DELETE_TWIN ->
 		printf("operator               3. deletes the idle twin, ReplicaSet %d\n", other);
@@ -361,14 +377,29 @@ inline opWrite() {
 
 #define SCALE  7
 #define CREATE 8
+#define MARK   9
 
 #define least(a, b) ((a) < (b) -> (a) : (b))
+
+/* sameIntent says whether the Deployment in the cache has the intent of the promotion under way. */
+inline sameIntent() {
+	fresh = 1; version = 0;
+	do :: version <= dcD -> if :: d[version] & INTENT :: else -> fresh = 0 fi; version++ :: else -> break od
+}
 
 /* What a sync does with ReplicaSets: action, t and goal. At most one write; the next sync does what is left. */
 inline decide() {
 	survey(dep, dcR);
 	action = WAIT; target = NONE; goal = 0;
 	other = (replicas(dep) > 0 -> replicas(dep) + 1 : 0);                    /* maxSurge 25 % is one; maxUnavailable 25 % is none */
+	sameIntent();
+	if
+	:: fresh && newSet != NONE && !(set(dcR, newSet) & MARKED) -> action = MARK; target = newSet   /* getNewReplicaSet */
+	:: else -> decideScale()
+	fi
+}
+
+inline decideScale() {
 	if
 	:: paused(dep) || resized ->                                       /* sync, scale: no new ReplicaSet */
 		if
@@ -453,7 +484,7 @@ inline dcPlan() {
 	:: else ->
 		decide();
 		if
-		:: action == SCALE -> compare(dcR, target); dcCan = fresh
+		:: action == SCALE || action == MARK -> compare(dcR, target); dcCan = fresh
 		:: action == CREATE -> nameTaken(); dcCan = (other == born || ((set(dcR, other) & EXISTS) && dcD == 0))
 		:: action == WAIT && phase == IDLE -> status(); dcCan = (dcD == 0 && result != dep)
 		:: else
@@ -465,6 +496,10 @@ inline dcPlan() {
 /* The write to a ReplicaSet. */
 inline act() {
 	if
+	:: action == MARK ->
+		printf("deployment controller  copies the intent to ReplicaSet %d\n", target);
+		newReplicaSet(target, set(0, target) | MARKED);
+		phase = SCALED
 	:: action == SCALE ->
 		printf("deployment controller  scales ReplicaSet %d to %d\n", target, goal);
 		newReplicaSet(target, (set(0, target) & ~(SIZED | setWant(3))) | setWant(goal) | (replicas(dep) != 1 -> SIZED : 0));
@@ -474,7 +509,7 @@ inline act() {
 		if
 		:: other == born ->
 			printf("deployment controller  creates ReplicaSet %d for %d pods\n", born, goal);
-			assert((d[0] & EDITED) || resumed || replicas(d[0]) == 0);   /* I4: no additional ReplicaSet */
+			assert((d[0] & EDITED) || resumed || plainly);   /* I4: no additional ReplicaSet */
 			assert(born < SETS);
 			name[born] = nameFor(dep);
 			newReplicaSet(born, EXISTS | template(dep) | setWant(goal) | (replicas(dep) != 1 -> SIZED : 0));

@@ -12,8 +12,9 @@
 //     ReplicaSet, and would replace every pod after step 3.
 //  3. PatchReplicaSet: give the running ReplicaSet the new template. An idle older ReplicaSet that has it already is deleted before
 //     (DeleteTwin): the controller takes the oldest equal one for the current one.
-//  4. Wait until status.updatedReplicas says that the controller recognised it. Deployments and ReplicaSets reach the controller by
-//     different watches, with no order between them.
+//  4. Wait until the controller recognised it: it has copied the intent to it, as it does with all annotations of a Deployment
+//     (copyDeploymentAnnotationsToReplicaSet), and counts its pods in status.updatedReplicas, which says nothing when there are none.
+//     Deployments and ReplicaSets reach the controller by different watches, with no order between them.
 //  5. Finish: take back the pause and the intent.
 //
 // The intent annotation is the journal. Whoever reconciles next continues from what is there; nothing is remembered.
@@ -96,6 +97,8 @@ type ReplicaSet struct {
 	Template string
 	// SpecReplicas are wanted, Replicas are there.
 	SpecReplicas, Replicas int32
+	// Recognised is true when the Deployment controller has copied the intent to it.
+	Recognised bool
 }
 
 // Snapshot is all that is decided from.
@@ -213,7 +216,7 @@ func proceedPaused(snapshot Snapshot, current *ReplicaSet) Step {
 		return Step{Action: Wait, Reason: "too little time is left to change the ReplicaSet", Recheck: remaining}
 	case untouched:
 		return Step{Action: PatchReplicaSet, ReplicaSet: current.UID, Reason: "the Deployment controller has seen the pause"}
-	case deployment.Observed && deployment.UpdatedReplicas == current.Replicas:
+	case current.Recognised && deployment.Observed && deployment.UpdatedReplicas == current.Replicas:
 		return Step{Action: Finish, Reason: "the Deployment controller has recognised the ReplicaSet"}
 	case remaining <= 0:
 		return Step{Action: Finish, Reason: "the Deployment controller does not answer, and has nothing left to do"}
