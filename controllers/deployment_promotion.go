@@ -45,7 +45,7 @@ func (o *workloadObservation) snapshot() promotion.Snapshot {
 		rs := &o.replicaSets[i]
 		snapshot.ReplicaSets = append(snapshot.ReplicaSets, promotion.ReplicaSet{
 			UID: rs.UID, Template: rs.Annotations[templateIdentity], SpecReplicas: *rs.Spec.Replicas, Replicas: rs.Status.Replicas,
-			Recognised: rs.Annotations[v1alpha1.PromotionAnnotation] == o.deployment.Annotations[v1alpha1.PromotionAnnotation],
+			HasIntent: rs.Annotations[v1alpha1.PromotionAnnotation] == o.deployment.Annotations[v1alpha1.PromotionAnnotation],
 		})
 	}
 	return snapshot

@@ -188,12 +188,16 @@ func isConcerned(object client.Object) bool {
 }
 
 // replicaSetChanged lets the spec of a ReplicaSet through, and how many pods it counts: what says that a rollout is over may come into the cache
-// last. It keeps out how many are ready, of which the pods tell.
+// last; and the intent of a promotion that comes to one without pods, whose end waits for that. It keeps out how many are ready, of which the pods
+// tell.
 var replicaSetChanged = predicate.Funcs{
 	UpdateFunc: func(update event.UpdateEvent) bool {
 		before, _ := update.ObjectOld.(*appsv1.ReplicaSet)
 		after, _ := update.ObjectNew.(*appsv1.ReplicaSet)
-		return before == nil || after == nil || before.Generation != after.Generation || before.Status.Replicas != after.Status.Replicas
+		if before == nil || after == nil || before.Generation != after.Generation || before.Status.Replicas != after.Status.Replicas {
+			return true
+		}
+		return after.Status.Replicas == 0 && before.Annotations[v1alpha1.PromotionAnnotation] != after.Annotations[v1alpha1.PromotionAnnotation]
 	},
 }
 

@@ -235,7 +235,7 @@ inline judge() {
 #ifdef NO_WAIT4
 #define recognised(x, y) true
 #else
-#define recognised(x, y) (((x) & SEEN) && updated(x) == have(y) && isMarked(y))
+#define recognised(x, y) (((x) & SEEN) && updated(x) == have(y) && (have(y) > 0 || isMarked(y)))
 #endif
 /* As it was once: the count of updated pods is all that tells, and none is none. */
 #ifdef COUNT_ALONE

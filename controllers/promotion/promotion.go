@@ -12,8 +12,8 @@
 //     ReplicaSet, and would replace every pod after step 3.
 //  3. PatchReplicaSet: give the running ReplicaSet the new template. An idle older ReplicaSet that has it already is deleted before
 //     (DeleteTwin): the controller takes the oldest equal one for the current one.
-//  4. Wait until the controller recognised it: it has copied the intent to it, as it does with all annotations of a Deployment
-//     (copyDeploymentAnnotationsToReplicaSet), and counts its pods in status.updatedReplicas, which says nothing when there are none.
+//  4. Wait until the controller recognised it: status.updatedReplicas counts its pods. When it has none, that says nothing, and it is the
+//     intent that tells, which the controller copies to it as all annotations of a Deployment (copyDeploymentAnnotationsToReplicaSet).
 //     Deployments and ReplicaSets reach the controller by different watches, with no order between them.
 //  5. Finish: take back the pause and the intent.
 //
@@ -97,8 +97,8 @@ type ReplicaSet struct {
 	Template string
 	// SpecReplicas are wanted, Replicas are there.
 	SpecReplicas, Replicas int32
-	// Recognised is true when the Deployment controller has copied the intent to it.
-	Recognised bool
+	// HasIntent is true when the Deployment controller has copied the intent to it.
+	HasIntent bool
 }
 
 // Snapshot is all that is decided from.
@@ -216,7 +216,7 @@ func proceedPaused(snapshot Snapshot, current *ReplicaSet) Step {
 		return Step{Action: Wait, Reason: "too little time is left to change the ReplicaSet", Recheck: remaining}
 	case untouched:
 		return Step{Action: PatchReplicaSet, ReplicaSet: current.UID, Reason: "the Deployment controller has seen the pause"}
-	case current.Recognised && deployment.Observed && deployment.UpdatedReplicas == current.Replicas:
+	case deployment.Observed && deployment.UpdatedReplicas == current.Replicas && (current.Replicas > 0 || current.HasIntent):
 		return Step{Action: Finish, Reason: "the Deployment controller has recognised the ReplicaSet"}
 	case remaining <= 0:
 		return Step{Action: Finish, Reason: "the Deployment controller does not answer, and has nothing left to do"}
