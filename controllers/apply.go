@@ -298,13 +298,16 @@ func (w *writer) resizePod(ctx context.Context, pod *corev1.Pod, patch *rollout.
 		return fmt.Errorf("encoding a resize: %w", err)
 	}
 	if err := w.client.SubResource("resize").Patch(ctx, pod, client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
-		return resizeError{fmt.Errorf("resizing pod %s/%s: %w", pod.Namespace, pod.Name, err)}
+		return resizeError{fmt.Errorf("resizing pod %s/%s: %w", pod.Namespace, pod.Name, err), patch}
 	}
 	return nil
 }
 
-// resizeError is of a pod's resources, and not of its images.
-type resizeError struct{ error }
+// resizeError is of the resources that a patch brings, and not of its images.
+type resizeError struct {
+	error
+	patch *rollout.PodPatch
+}
 
 func (e resizeError) Unwrap() error { return e.error }
 

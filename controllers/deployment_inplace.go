@@ -142,6 +142,15 @@ func (s *assignedSet) update() rollout.SetUpdate {
 	return update
 }
 
+// updateOf is a set's part of an update of this workload's pods.
+func (o *workloadObservation) updateOf(set *assignedSet) rollout.SetUpdate {
+	update := set.update()
+	if content := o.workload.Rendered[set.Key]; content != nil {
+		update.Declared = resourcesOf(content)
+	}
+	return update
+}
+
 // podUpdate is what is decided from for the pods: the sets that are rendered as assigned, and may be updated in place. What the template has
 // already may be, whatever the strategy: no rollout brings it any more to pods that lack it.
 func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate {
@@ -164,7 +173,7 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 				update.Sets = append(update.Sets, *added)
 			}
 		case plan.Revisions[set.Key] == set.Revision && !set.Held && inPlace:
-			added := set.update()
+			added := o.updateOf(set)
 			if added.Partition = o.partitionOf(set); added.Partition != nil {
 				added.Kept = o.whatIsKept(set)
 			}
@@ -289,6 +298,7 @@ func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadO
 	}
 	if !plan.Changed {
 		// The template has it already: these pods were born before, and only their owner can replace them.
+		result.keepsPulls = true
 		for key := range result.phases {
 			result.addProblems(map[string]injection.Problem{key: problemOf(refusal)})
 		}
@@ -331,6 +341,7 @@ func podsAttempt(observed *workloadObservation) uint64 {
 func (r *deploymentReconciler) rollOutInstead(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refusal error) (*outcome, error) {
 	accepted, refused, err := r.preflight(ctx, observed, plan, byNewPods)
 	if err != nil || !observed.bringsRevision(accepted) {
+		result.keepsPulls = true // what was pulled for the pods still is, when they are tried again
 		result.addRefused(refused)
 		return result, err
 	}

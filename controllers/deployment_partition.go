@@ -111,11 +111,11 @@ func (o *outcome) tellWithheld(keys []string) {
 }
 
 // refusedInPods are the problems of sets of which partitions keep pods at what they have, and which the other pods may not be brought. When it was
-// resources that the API server refused, a set that changes images only has none.
+// resources that the API server refused, a set that changed none in that pod has none.
 func (o *workloadObservation) refusedInPods(plan *injection.Plan, refusal error) map[string]injection.Problem {
 	problems := map[string]injection.Problem{}
 	o.each(o.partitioned(plan), func(set *assignedSet) {
-		if errors.As(refusal, new(resizeError)) && !o.changesResources(set) {
+		if resize := (resizeError{}); errors.As(refusal, &resize) && !resize.patch.Resizes(set.Key) {
 			return
 		}
 		problems[set.Key] = injection.Problem{
@@ -158,7 +158,7 @@ func (o *workloadObservation) whatIsKept(set *assignedSet) *rollout.SetUpdate {
 	if kept.Set = o.templated(set); kept.Held || set.stays {
 		return nil
 	}
-	update := kept.update()
+	update := o.updateOf(&kept)
 	update.OfFailed = true
 	return &update
 }

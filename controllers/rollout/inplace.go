@@ -39,8 +39,11 @@ type PodUpdate struct {
 type SetUpdate struct {
 	Key, Revision string
 	// Sidecars are the containers and native sidecars of the revision, Inits its other init containers.
-	Sidecars       []corev1.Container
-	Inits          []corev1.Container
+	Sidecars []corev1.Container
+	Inits    []corev1.Container
+	// Declared are the resources that the pod template asks for, by sidecar. What neither it nor the revision asks for is left in a pod: it came with
+	// another revision, or with an admission of the cluster's (a vertical autoscaler, say), and the API server lets nobody take it out again.
+	Declared       map[string]corev1.ResourceRequirements
 	MaxUnavailable *intstr.IntOrString
 	// Partition is nil of what is to come to all pods, and of what the pod template has: pods are born with it. Kept is what pods go back to that
 	// it keeps, and that fail with something else; nil when there is no such thing.
@@ -112,14 +115,43 @@ func (p *PodPatch) Revisions() map[string]string {
 func (p *PodPatch) Resources() map[string]corev1.ResourceRequirements {
 	resources := map[string]corev1.ResourceRequirements{}
 	for i := range p.Sets {
-		for _, sidecar := range p.Sets[i].Sidecars {
-			wanted := withDefaultRequests(sidecar.Resources)
-			if !equality.Semantic.DeepEqual(p.Pod.Containers[sidecar.Name].Resources, wanted) {
-				resources[sidecar.Name] = wanted
-			}
+		maps.Copy(resources, p.Sets[i].resources(&p.Pod))
+	}
+	return resources
+}
+
+// Resizes is true when a patch changes resources for the sake of a set.
+func (p *PodPatch) Resizes(key string) bool {
+	return slices.ContainsFunc(p.Sets, func(set SetUpdate) bool { return set.Key == key && len(set.resources(&p.Pod)) > 0 })
+}
+
+// resources are what a set brings to a pod, by container, of those that change.
+func (s *SetUpdate) resources(pod *Pod) map[string]corev1.ResourceRequirements {
+	resources := map[string]corev1.ResourceRequirements{}
+	for _, sidecar := range s.Sidecars {
+		live, declared, wanted := pod.Containers[sidecar.Name].Resources, withDefaultRequests(s.Declared[sidecar.Name]), withDefaultRequests(sidecar.Resources)
+		wanted.Requests = leave(wanted.Requests, live.Requests, declared.Requests)
+		wanted.Limits = leave(wanted.Limits, live.Limits, declared.Limits)
+		if !equality.Semantic.DeepEqual(live, wanted) {
+			resources[sidecar.Name] = wanted
 		}
 	}
 	return resources
+}
+
+// leave adds to what is wanted what is live and nobody declared.
+func leave(wanted, live, declared corev1.ResourceList) corev1.ResourceList {
+	for name, quantity := range live {
+		_, isWanted := wanted[name]
+		if _, isDeclared := declared[name]; isWanted || isDeclared {
+			continue
+		}
+		if wanted == nil {
+			wanted = corev1.ResourceList{}
+		}
+		wanted[name] = quantity
+	}
+	return wanted
 }
 
 // withDefaultRequests requests what is limited and not requested, as the API server does (pkg/apis/core/v1/defaults.go, SetDefaults_Pod).

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -375,6 +376,55 @@ func TestIsRestarting(t *testing.T) {
 			test.pod.Revisions = map[string]string{"set": old}
 			if update := makeUpdate(test.pod); NextPods(update).Recheck != test.untilUpdatable {
 				t.Errorf("updates it after %v", NextPods(update).Recheck)
+			}
+		})
+	}
+}
+
+func TestWhatNobodyDeclaresIsLeftInAPod(t *testing.T) {
+	list := func(quantities string) corev1.ResourceList {
+		var result corev1.ResourceList
+		for pair := range strings.FieldsSeq(quantities) {
+			name, quantity, _ := strings.Cut(pair, "=")
+			if result == nil {
+				result = corev1.ResourceList{}
+			}
+			result[corev1.ResourceName(name)] = resource.MustParse(quantity)
+		}
+		return result
+	}
+	of := func(requests, limits string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Requests: list(requests), Limits: list(limits)}
+	}
+	none := of("", "")
+	for name, test := range map[string]struct {
+		live, declared, wanted corev1.ResourceRequirements
+		resize                 *corev1.ResourceRequirements
+	}{
+		"what an autoscaler requested":               {of("cpu=1", ""), none, none, nil},
+		"beside what is declared":                    {of("cpu=1 memory=1Gi", ""), of("cpu=1", ""), of("cpu=1", ""), nil},
+		"beside what changes":                        {of("cpu=1 memory=1Gi", ""), of("cpu=1", ""), of("cpu=2", ""), new(of("cpu=2 memory=1Gi", ""))},
+		"what a revision brought that failed":        {of("cpu=1 memory=1Gi", "memory=1Gi"), of("cpu=1", ""), of("cpu=1", ""), nil},
+		"but what was declared goes":                 {of("cpu=1 memory=1Gi", "memory=1Gi"), of("cpu=1", "memory=1Gi"), of("cpu=1", ""), new(of("cpu=1", ""))},
+		"and what is declared and differs is set so": {of("cpu=2", ""), of("cpu=1", ""), of("cpu=1", ""), new(of("cpu=1", ""))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := makePod("a", old)
+			container := pod.Containers["agent"]
+			container.Resources = test.live
+			pod.Containers["agent"] = container
+			patch := PodPatch{Pod: pod, Sets: []SetUpdate{{
+				Key: "set", Sidecars: []corev1.Container{{Name: "agent", Resources: test.wanted}}, Declared: map[string]corev1.ResourceRequirements{"agent": test.declared},
+			}}}
+			want := map[string]corev1.ResourceRequirements{}
+			if test.resize != nil {
+				want["agent"] = *test.resize
+			}
+			if diff := cmp.Diff(want, patch.Resources(), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("resources (-want +got):\n%s", diff)
+			}
+			if patch.Resizes("set") != (test.resize != nil) || patch.Resizes("other") {
+				t.Error("it says that another set resizes the pod")
 			}
 		})
 	}
