@@ -150,14 +150,15 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	if err != nil {
 		return failed(observed, err), err
 	}
-	var withheld []string
+	rest, withheld := plan, []string(nil)
 	if !observed.goesInPlace(plan) {
-		if plan, withheld, err = r.withhold(observed, plan); err != nil {
+		if rest, withheld, err = r.withhold(observed, plan); err != nil {
 			return failed(observed, err), err
 		}
 	}
-	result, err := r.pursue(ctx, observed, plan)
+	result, err := r.pursue(ctx, observed, rest)
 	result.tellWithheld(withheld)
+	result.addProblems(plan.Problems) // also what collides and is withheld
 	return result, err
 }
 

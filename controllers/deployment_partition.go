@@ -41,20 +41,34 @@ func (o *workloadObservation) templated(set *assignedSet) injection.Set {
 
 // partitioned are the sets whose partition keeps pods at the revision that the template has, and of which a plan would leave none there.
 func (o *workloadObservation) partitioned(plan *injection.Plan) (keys []string) {
-	marks := marksOf(o.workload.Template)
 	for i := range o.assigned {
 		set := &o.assigned[i]
-		revision, rendered := plan.Revisions[set.Key]
-		if rendered && revision == set.Revision && marks[set.Key] != "" && rollout.KeepsPods(o.partitionOf(set)) {
+		if revision, rendered := plan.Revisions[set.Key]; rendered && revision == set.Revision && o.keepsPods(set) {
 			keys = append(keys, set.Key)
 		}
 	}
 	return keys
 }
 
+// colliding are such sets of which a plan would leave nothing at all, because what they bring is in the way of something.
+func (o *workloadObservation) colliding(plan *injection.Plan) (keys []string) {
+	for i := range o.assigned {
+		set := &o.assigned[i]
+		if _, rendered := plan.Revisions[set.Key]; !rendered && set.standing == assigned && o.keepsPods(set) {
+			keys = append(keys, set.Key)
+		}
+	}
+	return keys
+}
+
+// keepsPods is true of a set whose partition keeps pods at the revision that the template has.
+func (o *workloadObservation) keepsPods(set *assignedSet) bool {
+	return marksOf(o.workload.Template)[set.Key] != "" && rollout.KeepsPods(o.partitionOf(set))
+}
+
 // withhold keeps such sets as they are, and renders the others. When no plan is left that replaces pods, those go on that need none replaced.
 func (r *deploymentReconciler) withhold(observed *workloadObservation, plan *injection.Plan) (rest *injection.Plan, withheld []string, err error) {
-	if withheld = observed.partitioned(plan); len(withheld) == 0 {
+	if withheld = append(observed.partitioned(plan), observed.colliding(plan)...); len(withheld) == 0 {
 		return plan, nil, nil
 	}
 	var alone []string // those that replace pods by themselves

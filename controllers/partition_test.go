@@ -14,6 +14,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
 )
 
 var _ = Describe("A partition", func() {
@@ -48,6 +50,24 @@ var _ = Describe("A partition", func() {
 		w.updateSet(ctx, "agent", spec("partition: 0", "agent:1", "debug"))
 		w.converge(ctx)
 		Expect(levels(ctx)).To(Equal([]string{"agent:1 debug"}))
+	})
+
+	It("keeps what a new revision that collides would take out", func(ctx context.Context) {
+		w.createSet(ctx, "agent", spec(inPlace, "agent:1", "info"))
+		w.converge(ctx)
+		w.rollOut(ctx, "web", 1)
+		w.converge(ctx)
+		w.updateSet(ctx, "agent", strings.ReplaceAll(spec(inPlace, "agent:2", "info"), "name: agent", "name: web"))
+		w.converge(ctx)
+		Expect(levels(ctx)).To(Equal([]string{"agent:1 info"}))
+		Expect(w.set(ctx, "agent").Status.Problems).To(ConsistOf(HaveField("Reason", v1alpha1.ReasonNameConflict)))
+		w.writes = nil
+		w.reconcileAll(ctx)
+		Expect(w.writes).To(BeEmpty())
+
+		w.updateSet(ctx, "agent", spec(inPlace, "agent:1", "info"))
+		w.converge(ctx)
+		Expect(w.set(ctx, "agent").Status.Problems).To(BeEmpty())
 	})
 
 	It("holds up no other set", func(ctx context.Context) {
