@@ -66,9 +66,10 @@ func (o *workloadObservation) keepsPods(set *assignedSet) bool {
 	return marksOf(o.workload.Template)[set.Key] != "" && rollout.KeepsPods(o.partitionOf(set))
 }
 
-// withhold keeps such sets as they are, and renders the others. When no plan is left that replaces pods, those go on that need none replaced.
+// withhold keeps such sets as they are in a plan that replaces pods, and renders the others. When no plan is left that does, those go on that need none
+// replaced.
 func (r *deploymentReconciler) withhold(observed *workloadObservation, plan *injection.Plan) (rest *injection.Plan, withheld []string, err error) {
-	if withheld = append(observed.partitioned(plan), observed.colliding(plan)...); len(withheld) == 0 {
+	if withheld = append(observed.partitioned(plan), observed.colliding(plan)...); len(withheld) == 0 || observed.goesInPlace(plan) {
 		return plan, nil, nil
 	}
 	var alone []string // those that replace pods by themselves

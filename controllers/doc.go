@@ -19,7 +19,8 @@
 // A Deployment goes to its slip in one of two ways. What running pods can take (deployment_inplace.go) is patched into them, a few at a
 // time, and when all have it, the template follows by a promotion (deployment_promotion.go). Everything else (deployment_template.go)
 // is written into the template at once, and the Deployment's own rollout does the rest. Before either, the API server judges a dry
-// run of it, or has judged one of the same new images in another workload (preflight.go).
+// run of it, or has judged one of the same new images in another workload (preflight.go). A slip is acted upon when it is old enough
+// (deployment_slip.go), and as far as no partition keeps what is there (deployment_partition.go).
 //
 // A revision that fails in one workload is held in all others (deployment_failure.go) until the controller of sets takes it back.
 //

@@ -96,14 +96,12 @@ func (o *workloadObservation) commonChange(plan *injection.Plan, way way) podCha
 // bringsResources is true of a plan that may change the resources of a sidecar.
 func (o *workloadObservation) bringsResources(plan *injection.Plan) bool {
 	return slices.ContainsFunc(o.assigned, func(set assignedSet) bool {
-		return plan.Revisions[set.Key] == set.Revision && o.changesResources(&set)
+		if plan.Revisions[set.Key] != set.Revision {
+			return false
+		}
+		before, known := o.workload.Rendered[set.Key]
+		return !known || !equality.Semantic.DeepEqual(resourcesOf(before), resourcesOf(set.Content))
 	})
-}
-
-// changesResources is true of a set of which the template may have other resources than it is to bring.
-func (o *workloadObservation) changesResources(set *assignedSet) bool {
-	before, known := o.workload.Rendered[set.Key]
-	return !known || !equality.Semantic.DeepEqual(resourcesOf(before), resourcesOf(set.Content))
 }
 
 // resourcesOf are the resources of sidecars by name.

@@ -17,8 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
-
-	"github.com/sidecarset/sidecarset/api/v1alpha1"
 )
 
 // rollOut does what the Deployment controller, the ReplicaSet controller and the kubelet do, up to a point: so many pods of today's
@@ -134,10 +132,8 @@ func (w *world) restartContainers(ctx context.Context) {
 	}
 }
 
-// reportRollout does what the Deployment controller does when it has seen a Deployment, and counts so many updated pods.
 func reportRollout(ctx context.Context, deployment *appsv1.Deployment, updated int32) {
 	GinkgoHelper()
-	copyIntent(ctx, deployment)
 	replicas := *deployment.Spec.Replicas
 	reason := "ReplicaSetUpdated"
 	if updated == replicas {
@@ -149,19 +145,4 @@ func reportRollout(ctx context.Context, deployment *appsv1.Deployment, updated i
 		Conditions: []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionTrue, Reason: reason}},
 	}
 	Expect(k8s.Status().Update(ctx, deployment)).To(Succeed())
-}
-
-// copyIntent copies the intent of a promotion, as all annotations of a Deployment are copied, to the ReplicaSet that has its template.
-func copyIntent(ctx context.Context, deployment *appsv1.Deployment) {
-	GinkgoHelper()
-	intent := deployment.Annotations[v1alpha1.PromotionAnnotation]
-	var sets appsv1.ReplicaSetList
-	Expect(k8s.List(ctx, &sets, client.InNamespace(deployment.Namespace))).To(Succeed())
-	for i := range sets.Items {
-		rs := &sets.Items[i]
-		if intent != "" && metav1.IsControlledBy(rs, deployment) && equalIgnoreHash(&deployment.Spec.Template, &rs.Spec.Template) {
-			metav1.SetMetaDataAnnotation(&rs.ObjectMeta, v1alpha1.PromotionAnnotation, intent)
-			Expect(k8s.Update(ctx, rs)).To(Succeed())
-		}
-	}
 }
