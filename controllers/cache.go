@@ -194,11 +194,18 @@ func stripContainers(containers []corev1.Container) []corev1.Container {
 func (s *podStripper) stripConditions(conditions []corev1.PodCondition) []corev1.PodCondition {
 	var stripped []corev1.PodCondition
 	for i := range conditions {
-		if condition := &conditions[i]; condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady {
-			stripped = append(stripped, corev1.PodCondition{
-				Type: shareText(&s.pool, condition.Type), Status: shareText(&s.pool, condition.Status), LastTransitionTime: condition.LastTransitionTime,
-			})
+		condition := &conditions[i]
+		holds := condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady
+		if lacks := condition.Type == corev1.PodScheduled || condition.Type == corev1.PodReadyToStartContainers; !holds && (!lacks || condition.Status != corev1.ConditionFalse) {
+			continue
 		}
+		kept := corev1.PodCondition{
+			Type: shareText(&s.pool, condition.Type), Status: shareText(&s.pool, condition.Status), LastTransitionTime: condition.LastTransitionTime,
+		}
+		if condition.Type == corev1.PodScheduled {
+			kept.Message = condition.Message
+		}
+		stripped = append(stripped, kept)
 	}
 	return stripped
 }

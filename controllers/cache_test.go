@@ -90,6 +90,33 @@ func TestAStrippedPrePullPodKeepsWhatItTells(t *testing.T) {
 	}
 }
 
+// What is told of a pod without containers is the same with and without the cache.
+func TestAStrippedPodKeepsWhyItStalls(t *testing.T) {
+	since := metav1.NewTime(time.Unix(1, 0))
+	scheduled := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}
+	for want, conditions := range map[string][]corev1.PodCondition{
+		"pod web-1 has no node: 0/1 nodes are available": {
+			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/1 nodes are available", LastTransitionTime: since},
+		},
+		"node node-1 can not start pod web-1: look at its events": {
+			scheduled, {Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse, LastTransitionTime: since},
+		},
+		"": {scheduled, {Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue, LastTransitionTime: since}},
+	} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web-1"}, Spec: corev1.PodSpec{NodeName: "node-1"}, Status: corev1.PodStatus{Conditions: conditions}}
+		if _, err := newPodStripper().strip(pod); err != nil {
+			t.Fatal(err)
+		}
+		var expected *rollout.Stall
+		if want != "" {
+			expected = &rollout.Stall{Message: want, Since: since.Time}
+		}
+		if diff := cmp.Diff(expected, rollout.PodOf(pod).Stalled); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	}
+}
+
 func TestAStrippedPodKeepsWhatItTells(t *testing.T) {
 	always := corev1.ContainerRestartPolicyAlways
 	ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, FinishedAt: metav1.NewTime(time.Unix(2, 0))}}

@@ -75,7 +75,9 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 			return problem
 		}
 	}
-	if set.standing == leaving || deployment.Complete && summary.Rendered == summary.Target && summary.Updated == summary.Injected {
+	// What becomes of the pods of a workload that has its revision is its owner's business, unless others wait for it with that revision.
+	isThere := deployment.Complete && summary.Rendered == summary.Target && summary.Updated == summary.Injected
+	if set.standing == leaving || isThere && (!set.judged || summary.Available >= deployment.Replicas) {
 		return nil
 	}
 	problem, recheck := rollout.ApplicationProblem(o.updates(), o.pods, deployment, now)

@@ -183,13 +183,14 @@ func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
 		result.Complete = result.Observed && status.UpdatedReplicas == desired && status.Replicas == desired && status.AvailableReplicas == desired
 	}
 	for i := range status.Conditions {
-		condition := &status.Conditions[i]
-		if condition.Type != appsv1.DeploymentProgressing {
-			continue
+		switch condition := &status.Conditions[i]; {
+		case condition.Type == appsv1.DeploymentReplicaFailure && condition.Status == corev1.ConditionTrue:
+			result.Stalled = &rollout.Stall{Message: "pods can not be created: " + condition.Message, Since: condition.LastTransitionTime.Time}
+		case condition.Type == appsv1.DeploymentProgressing:
+			// The Deployment controller keeps this reason from the end of a rollout until the template changes (deployment/progress.go).
+			result.Complete = result.Observed && condition.Reason == "NewReplicaSetAvailable" && status.UpdatedReplicas == status.Replicas
+			result.Stuck = result.Observed && condition.Reason == "ProgressDeadlineExceeded"
 		}
-		// The Deployment controller keeps this reason from the end of a rollout until the template changes (deployment/progress.go).
-		result.Complete = result.Observed && condition.Reason == "NewReplicaSetAvailable" && status.UpdatedReplicas == status.Replicas
-		result.Stuck = result.Observed && condition.Reason == "ProgressDeadlineExceeded"
 	}
 	result.Rolling = isRolling(&result, status, desired)
 	return result
@@ -355,17 +356,7 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		added.standing, added.Held = handedOver, true
 	case onSlip && exists:
 		added.Held = set.Spec.UpdateStrategy.Paused && !deleting
-		content, err := o.content(ctx, namespace, revision)
-		switch {
-		case err == nil:
-			added.Content = content
-			added.outdated, err = isOutdated(set, content)
-			if err != nil {
-				return err
-			}
-		case apierrors.IsNotFound(err):
-			added.standing, added.Held = missing, true
-		default:
+		if err := o.addContent(ctx, observed, set, &added); err != nil {
 			return err
 		}
 	case exists && o.wants(set, observed.deployment):
@@ -375,6 +366,21 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 	}
 	observed.assigned = append(observed.assigned, added)
 	return nil
+}
+
+// addContent adds what a set brings.
+func (o *observer) addContent(ctx context.Context, observed *workloadObservation, set *v1alpha1.SidecarSet, added *assignedSet) error {
+	content, err := o.content(ctx, set.Namespace, added.Revision)
+	if apierrors.IsNotFound(err) {
+		added.standing, added.Held = missing, true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	added.Content = content
+	added.outdated, err = isOutdated(set, content)
+	return err
 }
 
 // isOutdated compares what a workload was assigned with a spec that the status does not know yet.

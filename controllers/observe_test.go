@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
 
 func TestADeploymentIsNewUntilItsControllerHasSeenIt(t *testing.T) {
@@ -89,6 +91,20 @@ func TestADeploymentRollsOutUntilItsStatusCountsNewPodsOnly(t *testing.T) {
 				t.Errorf("rolling: %t", got)
 			}
 		})
+	}
+}
+
+func TestADeploymentStallsWhenPodsCanNotBeCreated(t *testing.T) {
+	since := metav1.NewTime(time.Unix(100, 0))
+	for status, want := range map[corev1.ConditionStatus]*rollout.Stall{
+		corev1.ConditionTrue: {Message: "pods can not be created: exceeded quota", Since: since.Time}, corev1.ConditionFalse: nil,
+	} {
+		failure := appsv1.DeploymentCondition{Type: appsv1.DeploymentReplicaFailure, Status: status, Message: "exceeded quota", LastTransitionTime: since}
+		deployment := &appsv1.Deployment{Status: appsv1.DeploymentStatus{Conditions: append(progressing("NewReplicaSetAvailable"), failure)}}
+		got := rolloutOf(deployment)
+		if diff := cmp.Diff(want, got.Stalled); diff != "" || !got.Complete {
+			t.Errorf("complete %t; -want +got:\n%s", got.Complete, diff)
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ const (
 	// ReasonPreflightFailed: the set can not be rendered for a workload, or the API server refuses the result.
 	ReasonPreflightFailed = "PreflightFailed"
 	// ReasonWorkloadStuck: a Deployment exceeded its own progress deadline with the rendered template, or its application can not be started, or
-	// is not ready a minute after the sidecars are.
+	// is not ready a minute after the sidecars are, or pods can not be created, have no node, or are not started or updated there for a minute.
 	ReasonWorkloadStuck = "WorkloadStuck"
 )
 

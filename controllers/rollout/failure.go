@@ -22,7 +22,8 @@ const (
 	staleFor = time.Minute
 	// restartsToFail is how many restarts after its update make a container a failed one.
 	restartsToFail = 3
-	// applicationFollows is how long an application has to become ready after its sidecars, before it is what a workload waits for.
+	// applicationFollows is how long an application has to become ready after its sidecars, and a pod to be created, started or taken up by its node,
+	// before that is what a workload waits for.
 	applicationFollows = time.Minute
 	// recoversAfter is how long such a container has to be available to have recovered.
 	recoversAfter = 30 * time.Second
@@ -121,6 +122,9 @@ func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (pr
 	deadline := "the Deployment's progressDeadlineSeconds"
 	switch {
 	case pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision && s.ProgressDeadline > 0:
+		if pod.Stalled != nil {
+			return nil, 0 // an update in place has no part in that.
+		}
 		if remaining := pod.Update.StartedAt.Add(s.ProgressDeadline).Sub(now); remaining > 0 {
 			return nil, remaining
 		}
@@ -157,21 +161,35 @@ func (p *Pod) failingApplication(sets []SetUpdate) string {
 }
 
 // ApplicationProblem is why a workload waits whose application can not be started, or does not become ready although the sidecars have been
-// available for a while; nil when it does not. sets are all that it carries. While its Deployment rolls out, new pods are given the time that it
-// gives them. recheck is in how long time alone may make it so.
+// available for a while, or of which pods are not created, started or updated for reasons that are not the sets'; nil when it does not. sets are all
+// that it carries. While its Deployment rolls out, new pods are given the time that it gives them. recheck is in how long time alone may make it so.
 func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
 	sorted := make([]*Pod, 0, len(pods))
 	for i := range pods {
 		sorted = append(sorted, &pods[i])
 	}
 	slices.SortFunc(sorted, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) })
+	isStill := deployment.Complete || deployment.Paused
+	if isStill {
+		if problem, recheck = deployment.Stalled.problem(now); problem != nil {
+			return problem, 0
+		}
+	}
 	for _, pod := range sorted {
 		if container := pod.failingApplication(sets); container != "" {
 			return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf(
 				"the application's container %q of pod %s can not be started: the workload goes on when it can", container, pod.Name)}, 0
 		}
+		if !isStill {
+			continue
+		}
+		stuck, wait := pod.stall().problem(now)
+		if stuck != nil {
+			return stuck, 0
+		}
+		recheck = soonest(recheck, wait)
 		remaining, available := (&PodUpdate{Sets: sets, Now: now}).untilSidecarsAvailable(pod)
-		if !available || !pod.ReadySince.IsZero() || (!deployment.Complete && !deployment.Paused) {
+		if !available || !pod.ReadySince.IsZero() {
 			continue
 		}
 		if remaining = max(remaining, pod.sidecarsSince(sets).Add(applicationFollows).Sub(now)); remaining <= 0 {
@@ -181,6 +199,25 @@ func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now
 		recheck = soonest(recheck, remaining)
 	}
 	return nil, recheck
+}
+
+// stall is why none of a pod's containers can be started, or none be started anew.
+func (p *Pod) stall() *Stall {
+	if p.Stalled == nil && p.Update != nil && !p.Observed {
+		return &Stall{fmt.Sprintf("node %s has not taken up the update of pod %s", p.Node, p.Name), p.Update.StartedAt}
+	}
+	return p.Stalled
+}
+
+// problem is that of a workload with such a stall, and recheck is in how long it is one; both are zero without a stall.
+func (s *Stall) problem(now time.Time) (problem *Problem, recheck time.Duration) {
+	if s == nil {
+		return nil, 0
+	}
+	if remaining := s.Since.Add(applicationFollows).Sub(now); remaining > 0 {
+		return nil, remaining
+	}
+	return &Problem{v1alpha1.ReasonWorkloadStuck, s.Message + ": the workload goes on when that is over"}, 0
 }
 
 // sidecarsSince is since when all sidecars of a pod are available.

@@ -4,6 +4,7 @@
 package rollout
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +157,48 @@ func TestApplicationProblem(t *testing.T) {
 	}
 	if problem, recheck := ApplicationProblem(sets, []Pod{notReady(makePod("a", current))}, Deployment{Complete: true}, noon.Add(-20*time.Second)); problem != nil || recheck != 20*time.Second {
 		t.Errorf("the application has some time left, and the problem is %+v, in %v", problem, recheck)
+	}
+}
+
+// Pods that are missing, and those of which nothing is started, are waited for by no set; nobody's revision has failed with them.
+func TestStalls(t *testing.T) {
+	sets := []SetUpdate{{Key: "set", Revision: current, ProgressDeadline: time.Second, Sidecars: []corev1.Container{{Name: "agent", Image: current}}}}
+	pending := func(since time.Duration) Pod {
+		pod := notReady(makePod("b", current)).with("agent", func(c *Container) { *c = Container{Image: current} })
+		pod.Stalled = &Stall{"pod b has no node: none is large enough", noon.Add(-since)}
+		pod.Update = &InPlaceUpdate{Revisions: pod.Revisions, StartedAt: noon.Add(-time.Hour)}
+		return pod
+	}
+	silent := makePod("b", current)
+	silent.Node, silent.Observed, silent.Update = "node-1", false, &InPlaceUpdate{Revisions: silent.Revisions, StartedAt: noon.Add(-time.Minute)}
+	for name, test := range map[string]struct {
+		pod        Pod
+		deployment Deployment
+		want       string
+		recheck    time.Duration
+	}{
+		"no node for a minute":            {pending(time.Minute), Deployment{Complete: true}, "pod b has no node: none is large enough", 0},
+		"no node, and the owner's pause":  {pending(time.Minute), Deployment{Paused: true}, "pod b has no node: none is large enough", 0},
+		"no node for a moment":            {pending(20 * time.Second), Deployment{Complete: true}, "", 40 * time.Second},
+		"no node for what is rolled out":  {pending(time.Minute), Deployment{Rolling: true}, "", 0},
+		"a kubelet that does not answer":  {silent, Deployment{Complete: true}, "node node-1 has not taken up the update of pod b", 0},
+		"a quota":                         {makePod("b", current), Deployment{Complete: true, Stalled: &Stall{"no room", noon.Add(-time.Minute)}}, "no room", 0},
+		"a quota for a moment":            {makePod("b", current), Deployment{Complete: true, Stalled: &Stall{"no room", noon}}, "", time.Minute},
+		"a quota in the midst of rollout": {makePod("b", current), Deployment{Rolling: true, Stalled: &Stall{"no room", noon.Add(-time.Minute)}}, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			problem, recheck := ApplicationProblem(sets, []Pod{makePod("a", current), test.pod}, test.deployment, noon)
+			got := ""
+			if problem != nil {
+				got = strings.TrimSuffix(problem.Message, ": the workload goes on when that is over")
+			}
+			if got != test.want || recheck != test.recheck || (problem != nil && problem.Reason != v1alpha1.ReasonWorkloadStuck) {
+				t.Errorf("%+v, in %v; want %q, in %v", problem, recheck, test.want, test.recheck)
+			}
+			if failure, _ := sets[0].Failure([]Pod{test.pod}, test.deployment, noon); failure != nil {
+				t.Errorf("the revision has failed: %v", failure)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ package rollout
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -25,6 +26,8 @@ type Pod struct {
 	CreatedAt time.Time
 	// Node is where it runs; empty until it is scheduled.
 	Node string
+	// Stalled is why none of its containers can be started; nil when they can.
+	Stalled *Stall
 	// Revisions are the pod's marks, by set, and RevisionsMark is the annotation that says so.
 	Revisions     map[string]string
 	RevisionsMark string
@@ -67,6 +70,12 @@ type Container struct {
 
 // Waiting is what the kubelet says of a container that does not run.
 type Waiting struct{ Reason, Message string }
+
+// Stall is why there are no containers of a pod that ought to be there, and since when.
+type Stall struct {
+	Message string
+	Since   time.Time
+}
 
 // failingReasons are those for which a container waits that will not start by waiting (pkg/kubelet/images, pkg/kubelet/kuberuntime).
 var failingReasons = []string{
@@ -122,6 +131,7 @@ func (r *PodReader) PodOf(pod *corev1.Pod) Pod {
 		Containers:    map[string]Container{},
 		ReadySince:    conditionTime(pod, corev1.PodReady),
 		Observed:      pod.Status.ObservedGeneration >= pod.Generation,
+		Stalled:       stallOf(pod),
 	}
 	if record := (&InPlaceUpdate{}); json.Unmarshal([]byte(pod.Annotations[v1alpha1.InPlaceAnnotation]), record) == nil {
 		result.Update = record
@@ -171,6 +181,21 @@ func (r *PodReader) revisionsOf(mark string) map[string]string {
 		r.revisions[mark] = revisions
 	}
 	return revisions
+}
+
+// stallOf reads why no container of a pod can be started: it has no node, or has no sandbox there, for want of a volume or a network, say. The image of
+// a container has no part in that: it is pulled into the sandbox.
+func stallOf(pod *corev1.Pod) (stall *Stall) {
+	for i := range pod.Status.Conditions {
+		switch condition := &pod.Status.Conditions[i]; {
+		case condition.Status != corev1.ConditionFalse:
+		case condition.Type == corev1.PodScheduled:
+			return &Stall{fmt.Sprintf("pod %s has no node: %s", pod.Name, condition.Message), condition.LastTransitionTime.Time}
+		case condition.Type == corev1.PodReadyToStartContainers:
+			stall = &Stall{fmt.Sprintf("node %s can not start pod %s: look at its events", pod.Spec.NodeName, pod.Name), condition.LastTransitionTime.Time}
+		}
+	}
+	return stall
 }
 
 func conditionTime(pod *corev1.Pod, conditionType corev1.PodConditionType) time.Time {
