@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -28,8 +29,12 @@ func (o *workloadObservation) partitionOf(set *assignedSet) *intstr.IntOrString 
 	return set.strategy.Partition
 }
 
-// templated is a set with the revision that the template has. It is held as it is when that revision is gone.
+// templated is a set with the revision that the template has, or had before somebody took the set out of it. It is held as it is when that revision is
+// gone.
 func (o *workloadObservation) templated(set *assignedSet) injection.Set {
+	if o.wasTakenOut(set) {
+		return *set.proven
+	}
 	result := set.Set
 	if content := o.workload.Rendered[set.Key]; content != nil {
 		result.Revision, result.Content = marksOf(o.workload.Template)[set.Key], content
@@ -37,6 +42,14 @@ func (o *workloadObservation) templated(set *assignedSet) injection.Set {
 		result.Held = true
 	}
 	return result
+}
+
+// wasTakenOut is true of a set that the template had, and has nothing of: somebody replaced the template as a whole. A workload that never had it gets
+// what its slip says.
+func (o *workloadObservation) wasTakenOut(set *assignedSet) bool {
+	return set.proven != nil && slices.ContainsFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool {
+		return injection.Revisions(rs.Annotations[v1alpha1.RevisionsAnnotation])[set.Key] != ""
+	})
 }
 
 // partitioned are the sets whose partition keeps pods at the revision that the template has, and of which a plan would leave none there.
@@ -61,9 +74,9 @@ func (o *workloadObservation) colliding(plan *injection.Plan) (keys []string) {
 	return keys
 }
 
-// keepsPods is true of a set whose partition keeps pods at the revision that the template has.
+// keepsPods is true of a set whose partition keeps pods at the revision that the template has, or had.
 func (o *workloadObservation) keepsPods(set *assignedSet) bool {
-	return marksOf(o.workload.Template)[set.Key] != "" && rollout.KeepsPods(o.partitionOf(set))
+	return (marksOf(o.workload.Template)[set.Key] != "" || o.wasTakenOut(set)) && rollout.KeepsPods(o.partitionOf(set))
 }
 
 // withhold keeps such sets as they are in a plan that replaces pods, and renders the others. When no plan is left that does, those go on that need none

@@ -230,8 +230,10 @@ type workloadObservation struct {
 type assignedSet struct {
 	injection.Set
 	strategy v1alpha1.UpdateStrategy
-	// judged is true of a revision that has not reached every pod of the set before: it may fail.
+	// judged is true of a revision that has not reached every pod of the set before: it may fail. proven is the one that has, of a set whose partition
+	// keeps pods at it, and of which the template has nothing; nil when there is none.
 	judged bool
+	proven *injection.Set
 	// today is true of a revision that the set assigns now, as its update or as what has proven itself.
 	today bool
 	// outdated is true of a revision that the set's spec has moved on from, which the sets' controller has not dealt with yet.
@@ -379,8 +381,24 @@ func (o *observer) addContent(ctx context.Context, observed *workloadObservation
 		return err
 	}
 	added.Content = content
-	added.outdated, err = isOutdated(set, content)
+	if added.outdated, err = isOutdated(set, content); err != nil {
+		return err
+	}
+	added.proven, err = o.proven(ctx, observed, set, added)
 	return err
+}
+
+// proven is what comes to the pods that a set's partition keeps, where the template has nothing of the set.
+func (o *observer) proven(ctx context.Context, observed *workloadObservation, set *v1alpha1.SidecarSet, assigned *assignedSet) (*injection.Set, error) {
+	current := set.Status.CurrentRevision
+	if marksOf(observed.workload.Template)[assigned.Key] != "" || current == "" || !rollout.KeepsPods(observed.partitionOf(assigned)) {
+		return nil, nil
+	}
+	content, err := o.content(ctx, set.Namespace, current)
+	if err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return &injection.Set{Key: assigned.Key, CreatedAt: assigned.CreatedAt, Revision: current, Content: content}, nil
 }
 
 // isOutdated compares what a workload was assigned with a spec that the status does not know yet.

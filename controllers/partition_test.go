@@ -70,6 +70,32 @@ var _ = Describe("A partition", func() {
 		Expect(w.set(ctx, "agent").Status.Problems).To(BeEmpty())
 	})
 
+	DescribeTable("keeps what somebody took out of the template", func(ctx context.Context, update string) {
+		w.createSet(ctx, "agent", spec(inPlace, "agent:1", "info"))
+		w.converge(ctx)
+		w.rollOut(ctx, "web", 1)
+		w.converge(ctx)
+		w.updateSet(ctx, "agent", update)
+		w.converge(ctx)
+		w.editDeployment(ctx, "web", "kubectl-replace", func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Containers = d.Spec.Template.Spec.Containers[:1]
+			delete(d.Spec.Template.Annotations, v1alpha1.RevisionsAnnotation)
+		})
+		w.converge(ctx)
+		Expect(levels(ctx)).To(Equal([]string{"agent:1 info"}))
+		w.rollOut(ctx, "web", 1)
+		w.converge(ctx)
+		Expect(levels(ctx)).To(Equal([]string{"agent:1 info"}))
+		Expect(w.line(ctx, "agent")).To(ContainSubstring("Progressing=False/Partitioned"))
+
+		w.updateSet(ctx, "agent", strings.ReplaceAll(update, "partition: 1", "partition: 0"))
+		w.carryOn(ctx, "web")
+		Expect(append(levels(ctx), w.podImages(ctx)...)).To(ContainElement(HavePrefix("agent:2")))
+	},
+		Entry("of a change that goes into running pods", spec(inPlace, "agent:2", "info")),
+		Entry("of a change that replaces pods", spec(inPlace, "agent:2", "debug")),
+	)
+
 	It("holds up no other set", func(ctx context.Context) {
 		w.createSet(ctx, "agent", spec(inPlace, "agent:1", "info"))
 		w.createSet(ctx, "b-other", strings.ReplaceAll(spec("partition: 0", "other:1", "info"), "name: agent", "name: other"))
