@@ -133,6 +133,7 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	if observed.intent != nil {
 		return r.promote(ctx, observed)
 	}
+	r.recallRefused(observed)
 	plan, err := r.render(observed)
 	if err != nil {
 		return failed(observed, err), err
@@ -144,6 +145,7 @@ func (r *deploymentReconciler) advance(ctx context.Context, observed *workloadOb
 	result, err := r.pursue(ctx, observed, rest)
 	result.tellWithheld(withheld)
 	result.addProblems(plan.Problems) // also what collides and is withheld
+	result.tellRefused(observed)
 	return result, err
 }
 
@@ -161,6 +163,14 @@ func (r *deploymentReconciler) pursue(ctx context.Context, observed *workloadObs
 	accepted, refused, err := r.preflight(ctx, observed, plan, way)
 	if err != nil {
 		return result, err
+	}
+	if len(observed.refused.pods) > 0 && plan.Changed {
+		if !observed.bringsRevision(accepted) {
+			result.keepsPulls = true // what was pulled for the pods still is, when they are tried again
+			result.addRefused(refused)
+			return result, nil
+		}
+		r.announceRollout(ctx, observed)
 	}
 	result, err = r.carryOut(ctx, observed, accepted)
 	result.addRefused(refused)

@@ -22,11 +22,11 @@ import (
 )
 
 // goesInPlace is true of a plan that running pods can take, when it brings new revisions of the same sets and none of those wants a rolling
-// update. Without a new revision, somebody has changed the template, which is put right there.
+// update, nor did the API server refuse it there a moment ago. Without a new revision, somebody has changed the template, which is put right there.
 func (o *workloadObservation) goesInPlace(plan *injection.Plan) bool {
 	marks := marksOf(o.workload.Template)
 	sameSets := maps.EqualFunc(marks, plan.Revisions, func(string, string) bool { return true })
-	if !plan.InPlace || !sameSets || maps.Equal(marks, plan.Revisions) {
+	if !plan.InPlace || !sameSets || maps.Equal(marks, plan.Revisions) || len(o.refused.pods) > 0 {
 		return false
 	}
 	return !slices.ContainsFunc(o.assigned, func(set assignedSet) bool {
@@ -194,13 +194,10 @@ func (o *workloadObservation) gracePeriod() time.Duration {
 
 // updatePods updates the pods that may be updated now, and when all are, lets the template follow.
 func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
-	r.recallRefusedReturns(observed, result)
 	update := observed.podUpdate(plan)
 	update.Now = r.now()
-	if refused, wait := r.recallRefusedInPods(observed, plan, update.Now); len(refused) > 0 {
-		result.recheck = soonest(result.recheck, wait)
-		result, _, err := r.goOnWithout(ctx, observed, refused, result)
-		return result, err
+	if result.tellRefusedPods(observed, update) {
+		return result, nil
 	}
 	if wait := r.unseen.wait(client.ObjectKeyFromObject(observed.deployment), observed.pods, update.Now); wait > 0 {
 		for i := range update.Sets {
@@ -217,7 +214,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	}
 	if err := r.updateEach(ctx, observed, step.Updates, update.Now); isRefusal(err) {
 		r.seeDisruptions(observed) // nothing was taken
-		return r.fallBack(ctx, observed, plan, result, err)
+		return result, r.rememberRefused(observed, update, plan, err)
 	} else if err != nil {
 		return result, err
 	}
@@ -288,67 +285,4 @@ func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *inj
 			}
 		}
 	}
-}
-
-// fallBack lets a change go through the template that the API server refuses in running pods, because of the quality of service class, say. New
-// pods have a preflight of their own.
-func (r *deploymentReconciler) fallBack(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refusal error) (*outcome, error) {
-	if r.isRefusedReturn(observed, result, refusal) {
-		return result, nil
-	}
-	if !plan.Changed {
-		// The template has it already: these pods were born before, and only their owner can replace them.
-		result.keepsPulls = true
-		for key := range result.phases {
-			result.addProblems(map[string]injection.Problem{key: problemOf(refusal)})
-		}
-		return result, nil
-	}
-	problems := observed.refusedInPods(plan, refusal)
-	if len(problems) > 0 {
-		r.refusals.remember(client.ObjectKeyFromObject(observed.deployment), podsAttempt(observed), problems, r.now())
-		if result, goesOn, err := r.goOnWithout(ctx, observed, problems, result); goesOn || err != nil {
-			return result, err
-		}
-	}
-	rest, _, err := r.withholdAll(observed, plan)
-	if err != nil {
-		return result, err
-	}
-	result, err = r.rollOutInstead(ctx, observed, rest, result, refusal)
-	result.addWithheld(problems)
-	return result, err
-}
-
-// recallRefusedInPods returns the problems of what a plan brings, which the API server refused in running pods, and in how long it is tried again.
-func (r *deploymentReconciler) recallRefusedInPods(observed *workloadObservation, plan *injection.Plan, now time.Time) (map[string]injection.Problem, time.Duration) {
-	known, wait := r.refusals.recall(client.ObjectKeyFromObject(observed.deployment), podsAttempt(observed), now)
-	refused := map[string]injection.Problem{}
-	for _, key := range observed.partitioned(plan) {
-		if problem, ok := known[key]; ok {
-			refused[key] = problem
-		}
-	}
-	return refused, wait
-}
-
-// podsAttempt identifies what pods are updated from and to.
-func podsAttempt(observed *workloadObservation) uint64 {
-	return hashOf("pods", observed.template, observed.slip)
-}
-
-// rollOutInstead lets the Deployment replace its pods, if it may.
-func (r *deploymentReconciler) rollOutInstead(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome, refusal error) (*outcome, error) {
-	accepted, refused, err := r.preflight(ctx, observed, plan, byNewPods)
-	if err != nil || !observed.bringsRevision(accepted) {
-		result.keepsPulls = true // what was pulled for the pods still is, when they are tried again
-		result.addRefused(refused)
-		return result, err
-	}
-	log.FromContext(ctx).Info("Updating by the Deployment's rolling update, since pods can not be updated in place", "reason", serverWords(refusal))
-	r.recorder.Eventf(observed.deployment, nil, corev1.EventTypeWarning, v1alpha1.ReasonRollingWorkloads, "Reconcile",
-		"Pods can not be updated in place, so the Deployment rolls out the change: %s", serverWords(refusal))
-	result, err = r.applyStructurally(ctx, observed, accepted)
-	result.addRefused(refused)
-	return result, err
 }

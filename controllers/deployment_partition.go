@@ -4,16 +4,12 @@
 package controllers
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
@@ -138,46 +134,6 @@ func (o *outcome) tellWithheld(keys []string) {
 	}
 }
 
-// refusedInPods are the problems of sets of which partitions keep pods at what they have, and which the other pods may not be brought. When it was
-// resources that the API server refused, a set that changed none in that pod has none.
-func (o *workloadObservation) refusedInPods(plan *injection.Plan, refusal error) map[string]injection.Problem {
-	problems := map[string]injection.Problem{}
-	o.each(o.partitioned(plan), func(set *assignedSet) {
-		if resize := (resizeError{}); errors.As(refusal, &resize) && !resize.patch.Resizes(set.Key) {
-			return
-		}
-		problems[set.Key] = injection.Problem{
-			Reason: v1alpha1.ReasonPreflightFailed,
-			Message: "it can not be brought to some pods alone, as updateStrategy.partition asks for, because the API server refuses it in running pods; set partition to 0 to " +
-				"let the Deployment replace its pods: " + serverWords(refusal),
-		}
-	})
-	return problems
-}
-
-// addWithheld adds problems of sets that a partition withholds.
-func (o *outcome) addWithheld(problems map[string]injection.Problem) {
-	o.addProblems(problems)
-	o.tellWithheld(slices.Collect(maps.Keys(problems)))
-}
-
-// goOnWithout goes on in running pods without sets that a partition withholds because of these problems, if what is left goes there.
-func (r *deploymentReconciler) goOnWithout(
-	ctx context.Context, observed *workloadObservation, problems map[string]injection.Problem, result *outcome,
-) (_ *outcome, goesOn bool, err error) {
-	keys := slices.Collect(maps.Keys(problems))
-	observed.each(keys, func(set *assignedSet) { set.withheld = true })
-	rest, err := r.keep(observed, keys)
-	if err != nil {
-		return result, false, err
-	}
-	if goesOn = !rest.Changed || observed.goesInPlace(rest); goesOn {
-		result, err = r.updatePods(ctx, observed, rest, result)
-	}
-	result.addWithheld(problems)
-	return result, goesOn, err
-}
-
 // whatIsKept is the part that a set which a partition keeps has in an update of pods: the revision that the template has, for pods that fail with
 // another one. They were updated in place to what has been corrected, and may not have the correction. It is nil when the revision is gone, or is
 // refused there.
@@ -189,50 +145,6 @@ func (o *workloadObservation) whatIsKept(set *assignedSet) *rollout.SetUpdate {
 	update := o.updateOf(&kept)
 	update.OfFailed = true
 	return &update
-}
-
-// returnError is of a pod that was to go back to a revision of a set.
-type returnError struct {
-	error
-	set, revision string
-}
-
-func (e returnError) Unwrap() error { return e.error }
-
-// isRefusedReturn is true of a refusal to let a pod go back to what is kept. The other pods go on without that.
-func (r *deploymentReconciler) isRefusedReturn(observed *workloadObservation, result *outcome, refusal error) bool {
-	var returning returnError
-	if !errors.As(refusal, &returning) {
-		return false
-	}
-	problems := map[string]injection.Problem{returning.set: {
-		Reason: v1alpha1.ReasonPreflightFailed,
-		Message: fmt.Sprintf("pods that failed can not go back to revision %s, which updateStrategy.partition keeps, because the API server refuses it; set partition to 0 to let them "+
-			"have the new one: %s", returning.revision, serverWords(refusal)),
-	}}
-	r.refusals.remember(client.ObjectKeyFromObject(observed.deployment), returnAttempt(observed), problems, r.now())
-	result.addProblems(problems)
-	result.keepsPulls, result.recheck = true, soonest(result.recheck, lookAgain)
-	return true
-}
-
-// recallRefusedReturns lets the pods of sets be as they are that were refused to go back a moment ago, and are to go back still.
-func (r *deploymentReconciler) recallRefusedReturns(observed *workloadObservation, result *outcome) {
-	problems, wait := r.refusals.recall(client.ObjectKeyFromObject(observed.deployment), returnAttempt(observed), r.now())
-	observed.each(slices.Collect(maps.Keys(problems)), func(set *assignedSet) {
-		kept := observed.whatIsKept(set)
-		if kept == nil || !rollout.KeepsPods(observed.partitionOf(set)) || !kept.IsBehind(observed.pods, r.now()) {
-			return
-		}
-		set.stays = true
-		result.addProblems(map[string]injection.Problem{set.Key: problems[set.Key]})
-		result.recheck = soonest(result.recheck, wait)
-	})
-}
-
-// returnAttempt identifies what pods go back from and to.
-func returnAttempt(observed *workloadObservation) uint64 {
-	return hashOf("return", observed.template, observed.slip)
 }
 
 // failureAsKept is the problem of a set whose pods fail with the revision that its partition keeps them at; nil when they do not.

@@ -59,7 +59,8 @@ func TestARefusedReturnIsTold(t *testing.T) {
 	isReturning := func() bool {
 		result := newOutcome(nil)
 		set.stays = false // as in each reconcile
-		r.recallRefusedReturns(observed, result)
+		r.recallRefused(observed)
+		result.tellRefused(observed)
 		update := observed.podUpdate(&injection.Plan{Revisions: map[string]string{"agent": "agent-2"}})
 		if len(update.Sets) != 1 || update.Sets[0].Partition == nil {
 			t.Fatalf("%+v", update.Sets)
@@ -74,16 +75,16 @@ func TestARefusedReturnIsTold(t *testing.T) {
 		t.Error("nothing was refused, and pods do not go back")
 	}
 	refusal := apierrors.NewForbidden(corev1.Resource("pods"), "web-1", errors.New("nobody may have agent:1"))
-	if r.isRefusedReturn(observed, newOutcome(nil), refusal) || !r.isRefusedReturn(observed, newOutcome(nil), returnError{refusal, "agent", "agent-1"}) {
-		t.Error("a refusal is not told from one of a pod that goes back")
+	plan := &injection.Plan{Changed: true, Revisions: map[string]string{"agent": "agent-2"}}
+	if err := r.rememberRefused(observed, observed.podUpdate(plan), plan, returnError{refusal, "agent", "agent-1"}); !errors.Is(err, errLookAgain) {
+		t.Error("the pods are not looked at again: ", err)
 	}
 	if isReturning() {
 		t.Error("pods go back to what was refused")
 	}
-	result, plan := newOutcome(nil), &injection.Plan{Revisions: map[string]string{"agent": "agent-2"}}
 	set.strategy.Partition, set.stays = nil, false
-	if r.recallRefusedReturns(observed, result); len(result.problems) > 0 || observed.podUpdate(plan).Sets[0].Partition != nil {
-		t.Errorf("no pod is to go back, and that it can not is told: %v", result.problems)
+	if r.recallRefused(observed); len(observed.refused.returns) > 0 || observed.podUpdate(plan).Sets[0].Partition != nil {
+		t.Errorf("no pod is to go back, and that it can not is told: %v", observed.refused.returns)
 	}
 	set.strategy.Partition = new(intstr.FromInt32(1))
 	if now = now.Add(tryAgain); !isReturning() {

@@ -224,6 +224,8 @@ type workloadObservation struct {
 	sharers func(budget types.UID) []types.NamespacedName
 	// gone are the keys on the slip whose set does not exist any more.
 	gone []string
+	// refused is what the API server refused to have in its pods a moment ago.
+	refused refusedInPods
 }
 
 // assignedSet is a set on a workload's slip, or in its template.

@@ -129,8 +129,37 @@ var _ = Describe("Many pods of a workload", func() {
 		answers[replicas-1] = apierrors.NewForbidden(corev1.Resource("pods"), "web", errors.New("not in place"))
 		answerEach(answers...)
 		Expect(reconcileWeb(ctx)).To(Succeed())
+		Expect(reconcileWeb(ctx)).To(Succeed(), "it looks again without what was refused")
 		Expect(w.writes).To(ContainElement("apply *v1.Deployment"))
 		Expect(w.deployment(ctx, "web").Spec.Template.Spec.Containers[1].Image).To(Equal("agent:2"))
+	})
+
+	It("are tried once a minute when they may neither be updated nor replaced", func(ctx context.Context) {
+		refuses := true
+		w.before = func(write string) error {
+			if refuses && (write == "patch *v1.Pod" || write == dryRun+" *v1.Pod") {
+				return apierrors.NewForbidden(corev1.Resource("pods"), "web", errors.New("exceeded quota: pods"))
+			}
+			return nil
+		}
+		reconcileOften := func() {
+			w.writes = nil
+			for range 4 {
+				Expect(reconcileWeb(ctx)).To(Succeed())
+			}
+		}
+		reconcileOften()
+		Expect(w.writes).To(HaveLen(replicas), "each pod was tried")
+		reconcileOften()
+		Expect(w.writes).To(BeEmpty())
+		w.ahead += 2 * tryAgain
+		reconcileOften()
+		Expect(w.writes).To(HaveLen(replicas))
+
+		refuses = false
+		w.ahead += 2 * tryAgain
+		reconcileOften()
+		Expect(updated(ctx)).To(Equal(replicas))
 	})
 })
 

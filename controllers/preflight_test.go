@@ -388,6 +388,7 @@ var _ = Describe("Preflight", func() {
 			Eventually(func() error { return w.tryPod(ctx) }).Should(Succeed())
 			w.ahead = slipObserved + tryAgain
 			w.reconcileAll(ctx)
+			w.reconcileAll(ctx) // without what running pods were refused
 			Expect(w.images(ctx, "web")).To(Equal([]string{"web:1", "agent:2"}))
 		})
 	})
