@@ -122,14 +122,17 @@ func (h *history) forbidImage(kind kind, image string) {
 	h.note("user: a policy: %+v", h.server.policy)
 }
 
-// cross gets in the way of promotions: the controller manager goes away, the operator does and the user wants no pods meanwhile, or a policy is against what a Deployment has or had.
+// cross gets in the way of promotions: the controller manager goes away, the user wants no pods, maybe while the operator is away, or a policy is against what
+// a Deployment has or had.
 func (h *history) cross() {
 	for _, d := range h.server.deployments() {
 		if !isPausedByUs(d) || h.quiet || !h.faults {
 			continue
 		}
 		if *d.Spec.Replicas > 0 && !h.isDown(h.managerDown) && h.chance(15) {
-			h.stopOperator()
+			if h.chance(2) {
+				h.stopOperator()
+			}
 			h.empty(d.DeepCopy())
 		}
 		if !h.chance(10) {

@@ -189,6 +189,21 @@ func (h *history) doubled(deployment string) {
 // and writes are tried again.
 const patience = promotion.Deadline + 15*time.Second
 
+// checkWaits looks at promotions when nobody has anything to do, and all have seen everything: what one waits for then, nobody will tell. It waits
+// for its end by design when the Deployment controller took so long to see the pause that there is no time left to change the ReplicaSet.
+func (h *history) checkWaits() {
+	const soon, enough = 3 * time.Second, 15 * time.Second
+	if h.isDown(h.operatorDown) || h.isDown(h.managerDown) || h.untilDue() < soon {
+		return
+	}
+	for _, d := range h.server.deployments() {
+		intent := promotion.ParseIntent(d.Annotations[v1alpha1.PromotionAnnotation])
+		if isPausedByUs(d) && intent != nil && h.server.now.Sub(intent.StartedAt) < enough {
+			h.violate("I3: %s is paused, and what its promotion waits for, nobody tells", d.Name)
+		}
+	}
+}
+
 // check looks at what has to hold at every moment.
 func (h *history) check() {
 	for _, d := range h.server.deployments() {

@@ -79,6 +79,11 @@ func TestHistoriesFindBugs(t *testing.T) {
 				}
 			}
 		}, "I2"},
+		"it does not hear of the copy of the intent": {func(object client.Object) {
+			if rs, ok := object.(*appsv1.ReplicaSet); ok {
+				delete(rs.Annotations, v1alpha1.PromotionAnnotation)
+			}
+		}, "nobody tells"},
 		"it ignores partitions": {func(object client.Object) {
 			if set, ok := object.(*v1alpha1.SidecarSet); ok {
 				set.Spec.UpdateStrategy.Partition = nil

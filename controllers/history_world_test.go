@@ -276,7 +276,12 @@ func (h *history) settle(when string) string {
 		if h.server.now.Sub(since) > stillness && !h.isDown(h.operatorDown) && !h.isDown(h.managerDown) {
 			return ""
 		}
-		if !acted {
+		switch {
+		case acted:
+		case h.operator.cache.behind() > 0 || h.manager.cache.behind() > 0:
+			h.advance(lateness)
+		default:
+			h.checkWaits()
 			h.advance(min(idle, h.untilDue()))
 			idle = min(2*idle, 20*time.Second)
 		}
