@@ -76,10 +76,16 @@ func (o *workloadObservation) keepsPods(set *assignedSet) bool {
 }
 
 // withhold keeps such sets as they are in a plan that replaces pods, and renders the others. When no plan is left that does, those go on that need none
-// replaced.
+// replaced. In a plan for running pods it keeps nothing, unless somebody has changed the template, which is put right there first: no promotion does
+// so before the partition is 0.
 func (r *deploymentReconciler) withhold(observed *workloadObservation, plan *injection.Plan) (rest *injection.Plan, withheld []string, err error) {
-	if withheld = append(observed.partitioned(plan), observed.colliding(plan)...); len(withheld) == 0 || observed.goesInPlace(plan) {
+	withheld = append(observed.partitioned(plan), observed.colliding(plan)...)
+	switch {
+	case len(withheld) == 0:
 		return plan, nil, nil
+	case observed.goesInPlace(plan):
+		rest, err = r.putRight(observed, plan)
+		return rest, nil, err
 	}
 	var alone []string // those that replace pods by themselves
 	for _, key := range withheld {
@@ -103,6 +109,21 @@ func (r *deploymentReconciler) withhold(observed *workloadObservation, plan *inj
 func (r *deploymentReconciler) keep(observed *workloadObservation, keys []string) (*injection.Plan, error) {
 	observed.each(keys, func(set *assignedSet) { set.kept = true })
 	return r.renderer.Render(observed.workload, observed.sets())
+}
+
+// putRight is a plan with which the template has nothing but what it says that it has, or the given one if that is so.
+func (r *deploymentReconciler) putRight(observed *workloadObservation, otherwise *injection.Plan) (*injection.Plan, error) {
+	right := *observed
+	right.assigned = slices.Clone(observed.assigned)
+	for i := range right.assigned {
+		right.assigned[i].kept = true
+	}
+	plan, err := r.renderer.Render(right.workload, right.sets())
+	if err != nil || !plan.Changed {
+		return otherwise, err
+	}
+	observed.assigned = right.assigned
+	return plan, nil
 }
 
 // withholdAll keeps all sets whose partition keeps pods at what the template has, of a plan that is about to go through the template.

@@ -96,6 +96,43 @@ var _ = Describe("A partition", func() {
 		Entry("of a change that replaces pods", spec(inPlace, "agent:2", "debug")),
 	)
 
+	Context("that keeps pods from a change that goes into running pods", func() {
+		var right corev1.Container
+		requesting := func(image string) string {
+			return strings.ReplaceAll(spec(inPlace, image, "info"), "image: ", "resources: {requests: {cpu: 10m}}, image: ")
+		}
+		sidecar := func(ctx context.Context) corev1.Container {
+			return w.deployment(ctx, "web").Spec.Template.Spec.Containers[1]
+		}
+		edit := func(ctx context.Context, change func(sidecar *corev1.Container)) {
+			w.editDeployment(ctx, "web", "kubectl-edit", func(d *appsv1.Deployment) { change(&d.Spec.Template.Spec.Containers[1]) })
+			w.converge(ctx)
+		}
+		BeforeEach(func(ctx context.Context) {
+			w.createSet(ctx, "agent", requesting("agent:1"))
+			w.converge(ctx)
+			w.rollOut(ctx, "web", 1)
+			w.converge(ctx)
+			w.updateSet(ctx, "agent", requesting("agent:2"))
+			w.converge(ctx)
+			right = sidecar(ctx)
+			Expect(right.Image).To(Equal("agent:1"))
+		})
+
+		It("puts right what somebody took out of the template, at the old revision", func(ctx context.Context) {
+			edit(ctx, func(sidecar *corev1.Container) { sidecar.Resources = corev1.ResourceRequirements{} })
+			Expect(sidecar(ctx)).To(Equal(right))
+			Expect(w.set(ctx, "agent").Status.Problems).To(BeEmpty())
+		})
+
+		It("reports what somebody wants otherwise there", func(ctx context.Context) {
+			edit(ctx, func(sidecar *corev1.Container) { sidecar.Image = "agent:9" })
+			Expect(w.set(ctx, "agent").Status.Problems).To(ConsistOf(HaveField("Reason", v1alpha1.ReasonFieldConflict)))
+			edit(ctx, func(sidecar *corev1.Container) { sidecar.Image = "agent:1" })
+			Expect(w.set(ctx, "agent").Status.Problems).To(BeEmpty())
+		})
+	})
+
 	It("holds up no other set", func(ctx context.Context) {
 		w.createSet(ctx, "agent", spec(inPlace, "agent:1", "info"))
 		w.createSet(ctx, "b-other", strings.ReplaceAll(spec("partition: 0", "other:1", "info"), "name: agent", "name: other"))
