@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -68,19 +67,25 @@ var _ = Describe("Many pods of a workload", func() {
 	}
 
 	It("are updated together, no more at a time than the operator may, in all workloads together", func(ctx context.Context) {
-		var underWay, most atomic.Int32
+		var mutex sync.Mutex
+		var underWay, most int
 		var full sync.Once
 		reached := make(chan struct{})
 		base, err := client.NewWithWatch(restConfig, client.Options{Scheme: k8s.Scheme()})
 		Expect(err).NotTo(HaveOccurred())
 		w.deployments.writer = &writer{client: interceptor.NewClient(base, interceptor.Funcs{
 			Patch: func(ctx context.Context, c client.WithWatch, object client.Object, patch client.Patch, options ...client.PatchOption) error {
-				now := underWay.Add(1)
-				defer underWay.Add(-1)
-				most.CompareAndSwap(now-1, now)
-				if now == podWritesAtATime {
-					full.Do(func() { close(reached) })
+				count := func(change int) {
+					mutex.Lock()
+					defer mutex.Unlock()
+					underWay += change
+					most = max(most, underWay)
+					if underWay == podWritesAtATime {
+						full.Do(func() { close(reached) })
+					}
 				}
+				count(1)
+				defer count(-1)
 				select {
 				case <-reached:
 				case <-time.After(time.Second): // they come one by one
@@ -90,7 +95,7 @@ var _ = Describe("Many pods of a workload", func() {
 		})}
 		Expect(reconcileWeb(ctx)).To(Succeed())
 		Expect(updated(ctx)).To(Equal(replicas))
-		Expect(most.Load()).To(BeEquivalentTo(podWritesAtATime))
+		Expect(most).To(Equal(podWritesAtATime))
 	})
 
 	It("are looked at once when something happens to several of them", func(ctx context.Context) {
