@@ -107,9 +107,9 @@ func TestAStrippedPodKeepsWhyItStalls(t *testing.T) {
 		if _, err := newPodStripper().strip(pod); err != nil {
 			t.Fatal(err)
 		}
-		var expected *rollout.Stall
+		var expected rollout.Stall
 		if want != "" {
-			expected = &rollout.Stall{Message: want, Since: since.Time}
+			expected = rollout.Stall{Message: want, Since: since.Time}
 		}
 		if diff := cmp.Diff(expected, rollout.PodOf(pod).Stalled); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)

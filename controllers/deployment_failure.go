@@ -64,7 +64,8 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 	if problem, ok := outcome.problems[set.Key]; ok {
 		return &problem
 	}
-	if summary.Phase == rollout.Withheld || summary.Phase == rollout.Partitioned {
+	rests := summary.Phase == rollout.Withheld || summary.Phase == rollout.Partitioned
+	if rests {
 		if problem := o.failureAsKept(set, now); problem != nil {
 			return problem
 		}
@@ -75,9 +76,9 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 			return problem
 		}
 	}
-	// What becomes of the pods of a workload that has its revision is its owner's business, unless others wait for it with that revision.
+	// What becomes of the pods of a workload that has its revision, or comes no further, is its owner's business, unless others wait for it.
 	isThere := deployment.Complete && summary.Rendered == summary.Target && summary.Updated == summary.Injected
-	if set.standing == leaving || isThere && (!set.judged || summary.Available >= deployment.Replicas) {
+	if set.standing == leaving || rests || isThere && (!set.judged || summary.Available >= deployment.Replicas) {
 		return nil
 	}
 	problem, recheck := rollout.ApplicationProblem(o.updates(), o.pods, deployment, now)

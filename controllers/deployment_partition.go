@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
@@ -28,10 +27,11 @@ func (o *workloadObservation) partitionOf(set *assignedSet) *intstr.IntOrString 
 // templated is a set with the revision that the template has, or had before somebody took the set out of it. It is held as it is when that revision is
 // gone.
 func (o *workloadObservation) templated(set *assignedSet) injection.Set {
-	if o.wasTakenOut(set) {
-		return *set.proven
-	}
 	result := set.Set
+	if o.wasTakenOut(set) {
+		result.Revision, result.Content = set.proven.Revision, set.proven.Content
+		return result
+	}
 	if content := o.workload.Rendered[set.Key]; content != nil {
 		result.Revision, result.Content = marksOf(o.workload.Template)[set.Key], content
 	} else {
@@ -40,12 +40,18 @@ func (o *workloadObservation) templated(set *assignedSet) injection.Set {
 	return result
 }
 
-// wasTakenOut is true of a set that the template had, and has nothing of: somebody replaced the template as a whole. A workload that never had it gets
-// what its slip says.
+// wasTakenOut is true of a set that the template had at another revision than its slip has, and has nothing of: somebody replaced the template as a whole.
+// The newest ReplicaSet with something of the set tells. A workload that never had it, or had that revision, gets what its slip says.
 func (o *workloadObservation) wasTakenOut(set *assignedSet) bool {
-	return set.proven != nil && slices.ContainsFunc(o.replicaSets, func(rs appsv1.ReplicaSet) bool {
-		return injection.Revisions(rs.Annotations[v1alpha1.RevisionsAnnotation])[set.Key] != ""
-	})
+	if set.proven == nil {
+		return false
+	}
+	for _, rs := range slices.Backward(o.replicaSets) {
+		if revision := injection.Revisions(rs.Annotations[v1alpha1.RevisionsAnnotation])[set.Key]; revision != "" {
+			return revision != set.Revision
+		}
+	}
+	return false
 }
 
 // partitioned are the sets whose partition keeps pods at the revision that the template has, and of which a plan would leave none there.

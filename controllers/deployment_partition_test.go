@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -106,5 +108,42 @@ func TestRefusalsAreRememberedByAttempt(t *testing.T) {
 	refusals.remember(name, 3, problems, now.Add(tryAgain))
 	if known, wait := refusals.recall(name, 1, now.Add(tryAgain)); known != nil || wait != 0 || len(refusals.byWorkload[name]) != 2 {
 		t.Errorf("what is due is kept: %v, %v", known, wait)
+	}
+}
+
+// What somebody took out of a template comes back at the revision that a partition keeps, if it was at that, and stays out while the set is held.
+func TestWhatWasTakenOut(t *testing.T) {
+	for name, test := range map[string]struct {
+		marks []string // of its ReplicaSets, oldest first
+		want  string
+	}{
+		"it never had the set":                            {[]string{""}, "agent-2"},
+		"it had the revision that is kept":                {[]string{"agent-1", ""}, "agent-1"},
+		"it had the update already":                       {[]string{"agent-1", "agent-2", ""}, "agent-2"},
+		"it had the update before the set's old revision": {[]string{"agent-2", "agent-1"}, "agent-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, held := range []bool{false, true} {
+				observed := unseenWorkload(2, false)
+				observed.workload.Template.Annotations = nil
+				for _, mark := range test.marks {
+					rs := appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{}}}
+					if mark != "" {
+						rs.Annotations[v1alpha1.RevisionsAnnotation] = injection.EncodeRevisions(map[string]string{"agent": mark})
+					}
+					observed.replicaSets = append(observed.replicaSets, rs)
+				}
+				set := &observed.assigned[0]
+				set.strategy.Partition, set.proven = new(intstr.FromInt32(1)), &injection.Set{Key: "agent", Revision: "agent-1", Content: &injection.Content{}}
+				set.Held = held
+				wanted := set.Set
+				if observed.keepsPods(set) {
+					wanted = observed.templated(set)
+				}
+				if wanted.Revision != test.want || wanted.Held != held {
+					t.Errorf("held %t: it gets %s, held %t", held, wanted.Revision, wanted.Held)
+				}
+			}
+		})
 	}
 }

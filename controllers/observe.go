@@ -184,8 +184,9 @@ func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
 	}
 	for i := range status.Conditions {
 		switch condition := &status.Conditions[i]; {
-		case condition.Type == appsv1.DeploymentReplicaFailure && condition.Status == corev1.ConditionTrue:
-			result.Stalled = &rollout.Stall{Message: "pods can not be created: " + condition.Message, Since: condition.LastTransitionTime.Time}
+		case condition.Type == appsv1.DeploymentReplicaFailure && condition.Status == corev1.ConditionTrue && status.Replicas < desired:
+			// While a Deployment is paused, nobody takes the condition back (deployment/sync.go).
+			result.Stalled = rollout.Stall{Message: "pods can not be created: " + condition.Message, Since: condition.LastTransitionTime.Time}
 		case condition.Type == appsv1.DeploymentProgressing:
 			// The Deployment controller keeps this reason from the end of a rollout until the template changes (deployment/progress.go).
 			result.Complete = result.Observed && condition.Reason == "NewReplicaSetAvailable" && status.UpdatedReplicas == status.Replicas

@@ -96,14 +96,24 @@ func TestADeploymentRollsOutUntilItsStatusCountsNewPodsOnly(t *testing.T) {
 
 func TestADeploymentStallsWhenPodsCanNotBeCreated(t *testing.T) {
 	since := metav1.NewTime(time.Unix(100, 0))
-	for status, want := range map[corev1.ConditionStatus]*rollout.Stall{
-		corev1.ConditionTrue: {Message: "pods can not be created: exceeded quota", Since: since.Time}, corev1.ConditionFalse: nil,
+	stall := rollout.Stall{Message: "pods can not be created: exceeded quota", Since: since.Time}
+	for name, test := range map[string]struct {
+		status   corev1.ConditionStatus
+		replicas int32
+		want     rollout.Stall
+	}{
+		"one is missing":                   {corev1.ConditionTrue, 1, stall},
+		"one is missing for the moment":    {corev1.ConditionFalse, 1, rollout.Stall{}},
+		"none is missing any more, paused": {corev1.ConditionTrue, 2, rollout.Stall{}},
 	} {
-		failure := appsv1.DeploymentCondition{Type: appsv1.DeploymentReplicaFailure, Status: status, Message: "exceeded quota", LastTransitionTime: since}
-		deployment := &appsv1.Deployment{Status: appsv1.DeploymentStatus{Conditions: append(progressing("NewReplicaSetAvailable"), failure)}}
+		failure := appsv1.DeploymentCondition{Type: appsv1.DeploymentReplicaFailure, Status: test.status, Message: "exceeded quota", LastTransitionTime: since}
+		deployment := &appsv1.Deployment{
+			Spec:   appsv1.DeploymentSpec{Replicas: new(int32(2))},
+			Status: appsv1.DeploymentStatus{Replicas: test.replicas, UpdatedReplicas: test.replicas, Conditions: append(progressing("NewReplicaSetAvailable"), failure)},
+		}
 		got := rolloutOf(deployment)
-		if diff := cmp.Diff(want, got.Stalled); diff != "" || !got.Complete {
-			t.Errorf("complete %t; -want +got:\n%s", got.Complete, diff)
+		if diff := cmp.Diff(test.want, got.Stalled); diff != "" || !got.Complete || got != rolloutOf(deployment.DeepCopy()) {
+			t.Errorf("%s: complete %t; -want +got:\n%s", name, got.Complete, diff)
 		}
 	}
 }

@@ -122,10 +122,11 @@ func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (pr
 	deadline := "the Deployment's progressDeadlineSeconds"
 	switch {
 	case pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision && s.ProgressDeadline > 0:
-		if pod.Stalled != nil {
-			return nil, 0 // an update in place has no part in that.
+		since, counts := s.lateSince(pod)
+		if !counts {
+			return nil, 0
 		}
-		if remaining := pod.Update.StartedAt.Add(s.ProgressDeadline).Sub(now); remaining > 0 {
+		if remaining := since.Add(s.ProgressDeadline).Sub(now); remaining > 0 {
 			return nil, remaining
 		}
 		deadline = "updateStrategy.progressDeadlineSeconds"
@@ -134,6 +135,22 @@ func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (pr
 	}
 	return &Problem{v1alpha1.ReasonProgressDeadlineExceeded, fmt.Sprintf("container %q of pod %s is not available within %s: look at its readiness probe and its log",
 		s.firstUnavailable(pod), pod.Name, deadline)}, 0
+}
+
+// lateSince is since when a pod that was updated in place has had time for the set's sidecars: from the update on, or from when it was ready last. An
+// update has no part in that none of its containers can be started; a pod that had started none before has time from when they run.
+func (s *SetUpdate) lateSince(pod *Pod) (since time.Time, counts bool) {
+	since = latest(pod.Update.StartedAt, pod.UnreadySince)
+	if pod.Update.isBirth() {
+		for i := range s.Sidecars {
+			running := pod.Containers[s.Sidecars[i].Name].RunningSince
+			if running.IsZero() {
+				return since, false
+			}
+			since = latest(since, running)
+		}
+	}
+	return since, pod.Stalled == (Stall{})
 }
 
 // firstUnavailable names the first sidecar of a pod that is not available, or the first one when all wait for minReadySeconds.
@@ -201,17 +218,22 @@ func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now
 	return nil, recheck
 }
 
-// stall is why none of a pod's containers can be started, or none be started anew.
-func (p *Pod) stall() *Stall {
-	if p.Stalled == nil && p.Update != nil && !p.Observed {
-		return &Stall{fmt.Sprintf("node %s has not taken up the update of pod %s", p.Node, p.Name), p.Update.StartedAt}
+// stall is why none of a pod's containers can be started, or none be started anew. A kubelet may have taken up an update and not something that came later.
+func (p *Pod) stall() Stall {
+	if p.Stalled != (Stall{}) || p.Update == nil || p.Observed {
+		return p.Stalled
 	}
-	return p.Stalled
+	for name, before := range p.Update.Containers {
+		if p.Containers[name].ID == before.ID {
+			return Stall{fmt.Sprintf("node %s has not taken up the update of pod %s", p.Node, p.Name), p.Update.StartedAt}
+		}
+	}
+	return Stall{}
 }
 
 // problem is that of a workload with such a stall, and recheck is in how long it is one; both are zero without a stall.
-func (s *Stall) problem(now time.Time) (problem *Problem, recheck time.Duration) {
-	if s == nil {
+func (s Stall) problem(now time.Time) (problem *Problem, recheck time.Duration) {
+	if s == (Stall{}) {
 		return nil, 0
 	}
 	if remaining := s.Since.Add(applicationFollows).Sub(now); remaining > 0 {

@@ -165,26 +165,31 @@ func TestStalls(t *testing.T) {
 	sets := []SetUpdate{{Key: "set", Revision: current, ProgressDeadline: time.Second, Sidecars: []corev1.Container{{Name: "agent", Image: current}}}}
 	pending := func(since time.Duration) Pod {
 		pod := notReady(makePod("b", current)).with("agent", func(c *Container) { *c = Container{Image: current} })
-		pod.Stalled = &Stall{"pod b has no node: none is large enough", noon.Add(-since)}
+		pod.Stalled = Stall{"pod b has no node: none is large enough", noon.Add(-since)}
 		pod.Update = &InPlaceUpdate{Revisions: pod.Revisions, StartedAt: noon.Add(-time.Hour)}
 		return pod
 	}
 	silent := makePod("b", current)
-	silent.Node, silent.Observed, silent.Update = "node-1", false, &InPlaceUpdate{Revisions: silent.Revisions, StartedAt: noon.Add(-time.Minute)}
+	silent.Node, silent.Observed, silent.Update = "node-1", false, &InPlaceUpdate{
+		Revisions: silent.Revisions, StartedAt: noon.Add(-time.Minute), Containers: map[string]StartedContainer{"agent": {ID: silent.Containers["agent"].ID}},
+	}
+	resized := makeUpdated("b", time.Hour)
+	resized.Observed = false
 	for name, test := range map[string]struct {
 		pod        Pod
 		deployment Deployment
 		want       string
 		recheck    time.Duration
 	}{
-		"no node for a minute":            {pending(time.Minute), Deployment{Complete: true}, "pod b has no node: none is large enough", 0},
-		"no node, and the owner's pause":  {pending(time.Minute), Deployment{Paused: true}, "pod b has no node: none is large enough", 0},
-		"no node for a moment":            {pending(20 * time.Second), Deployment{Complete: true}, "", 40 * time.Second},
-		"no node for what is rolled out":  {pending(time.Minute), Deployment{Rolling: true}, "", 0},
-		"a kubelet that does not answer":  {silent, Deployment{Complete: true}, "node node-1 has not taken up the update of pod b", 0},
-		"a quota":                         {makePod("b", current), Deployment{Complete: true, Stalled: &Stall{"no room", noon.Add(-time.Minute)}}, "no room", 0},
-		"a quota for a moment":            {makePod("b", current), Deployment{Complete: true, Stalled: &Stall{"no room", noon}}, "", time.Minute},
-		"a quota in the midst of rollout": {makePod("b", current), Deployment{Rolling: true, Stalled: &Stall{"no room", noon.Add(-time.Minute)}}, "", 0},
+		"no node for a minute":                            {pending(time.Minute), Deployment{Complete: true}, "pod b has no node: none is large enough", 0},
+		"no node, and the owner's pause":                  {pending(time.Minute), Deployment{Paused: true}, "pod b has no node: none is large enough", 0},
+		"no node for a moment":                            {pending(20 * time.Second), Deployment{Complete: true}, "", 40 * time.Second},
+		"no node for what is rolled out":                  {pending(time.Minute), Deployment{Rolling: true}, "", 0},
+		"a kubelet that does not answer":                  {silent, Deployment{Complete: true}, "node node-1 has not taken up the update of pod b", 0},
+		"a kubelet that has to answer to something later": {resized, Deployment{Complete: true}, "", 0},
+		"a quota":                         {makePod("b", current), Deployment{Complete: true, Stalled: Stall{"no room", noon.Add(-time.Minute)}}, "no room", 0},
+		"a quota for a moment":            {makePod("b", current), Deployment{Complete: true, Stalled: Stall{"no room", noon}}, "", time.Minute},
+		"a quota in the midst of rollout": {makePod("b", current), Deployment{Rolling: true, Stalled: Stall{"no room", noon.Add(-time.Minute)}}, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			problem, recheck := ApplicationProblem(sets, []Pod{makePod("a", current), test.pod}, test.deployment, noon)
@@ -197,6 +202,45 @@ func TestStalls(t *testing.T) {
 			}
 			if failure, _ := sets[0].Failure([]Pod{test.pod}, test.deployment, noon); failure != nil {
 				t.Errorf("the revision has failed: %v", failure)
+			}
+		})
+	}
+}
+
+// A pod has the deadline's time from when its sidecars could become available, however long ago its update was.
+func TestLateSince(t *testing.T) {
+	const deadline = 5 * time.Minute
+	set := SetUpdate{Key: "set", Revision: current, ProgressDeadline: deadline, Sidecars: []corev1.Container{{Name: "agent"}}}
+	unready := func(pod Pod, ago time.Duration) Pod {
+		pod.UnreadySince = noon.Add(-ago)
+		return notReady(pod).with("agent", func(c *Container) { c.AvailableSince = time.Time{} })
+	}
+	born := func(pod Pod, running time.Duration) Pod {
+		pod.Update.Containers["agent"] = StartedContainer{Stopped: true}
+		return pod.with("agent", func(c *Container) {
+			if c.RunningSince = noon.Add(-running); running == 0 {
+				c.RunningSince = time.Time{}
+			}
+		})
+	}
+	stalled := unready(makeUpdated("a", time.Hour), time.Hour)
+	stalled.Stalled = Stall{"no node", noon}
+	for name, test := range map[string]struct {
+		pod     Pod
+		isLate  bool
+		recheck time.Duration
+	}{
+		"it has not been available since its update":         {unready(makeUpdated("a", time.Hour), time.Hour), true, 0},
+		"it was available until a moment ago":                {unready(makeUpdated("a", time.Hour), time.Minute), false, deadline - time.Minute},
+		"none of its containers can be started":              {stalled, false, 0},
+		"it had started nothing, and pulls images":           {born(unready(makeUpdated("a", time.Hour), time.Hour), 0), false, 0},
+		"it had started nothing, and runs since a moment":    {born(unready(makeUpdated("a", time.Hour), time.Hour), time.Minute), false, deadline - time.Minute},
+		"it had started nothing, and runs for long, unready": {born(unready(makeUpdated("a", time.Hour), time.Hour), 6*time.Minute), true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			problem, recheck := set.Failure([]Pod{test.pod}, Deployment{Complete: true}, noon)
+			if (problem != nil) != test.isLate || recheck != test.recheck {
+				t.Errorf("%+v, in %v", problem, recheck)
 			}
 		})
 	}

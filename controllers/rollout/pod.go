@@ -26,15 +26,15 @@ type Pod struct {
 	CreatedAt time.Time
 	// Node is where it runs; empty until it is scheduled.
 	Node string
-	// Stalled is why none of its containers can be started; nil when they can.
-	Stalled *Stall
+	// Stalled is why none of its containers can be started; zero when they can.
+	Stalled Stall
 	// Revisions are the pod's marks, by set, and RevisionsMark is the annotation that says so.
 	Revisions     map[string]string
 	RevisionsMark string
 	// Containers are its containers and init containers by name.
 	Containers map[string]Container
-	// ReadySince is when the pod became ready; zero while it is not.
-	ReadySince time.Time
+	// ReadySince is when the pod became ready, zero while it is not, and UnreadySince since when some container of it is not ready, zero while all are.
+	ReadySince, UnreadySince time.Time
 	// Replaced is true when the Deployment's rollout is to replace it, because its ReplicaSet has another template. It may be gone already: nothing
 	// is built on its being available.
 	Replaced bool
@@ -71,7 +71,7 @@ type Container struct {
 // Waiting is what the kubelet says of a container that does not run.
 type Waiting struct{ Reason, Message string }
 
-// Stall is why there are no containers of a pod that ought to be there, and since when.
+// Stall is why there are no containers of a pod that ought to be there, and since when. Its zero value is none.
 type Stall struct {
 	Message string
 	Since   time.Time
@@ -97,6 +97,16 @@ type InPlaceUpdate struct {
 // Equal is true of records of the same update. There is none that equals nil.
 func (u *InPlaceUpdate) Equal(other *InPlaceUpdate) bool {
 	return other != nil && u.StartedAt.Equal(other.StartedAt) && maps.Equal(u.Revisions, other.Revisions) && maps.Equal(u.Containers, other.Containers)
+}
+
+// isBirth is true of an update of a pod that had started none of these containers: it came into the world with what the update brought.
+func (u *InPlaceUpdate) isBirth() bool {
+	for _, before := range u.Containers {
+		if before.ID != "" {
+			return false
+		}
+	}
+	return len(u.Containers) > 0
 }
 
 // StartedContainer is a container as it was before an in-place update.
@@ -129,7 +139,8 @@ func (r *PodReader) PodOf(pod *corev1.Pod) Pod {
 		Revisions:     r.revisionsOf(pod.Annotations[v1alpha1.RevisionsAnnotation]),
 		RevisionsMark: pod.Annotations[v1alpha1.RevisionsAnnotation],
 		Containers:    map[string]Container{},
-		ReadySince:    conditionTime(pod, corev1.PodReady),
+		ReadySince:    conditionTime(pod, corev1.PodReady, corev1.ConditionTrue),
+		UnreadySince:  conditionTime(pod, corev1.ContainersReady, corev1.ConditionFalse),
 		Observed:      pod.Status.ObservedGeneration >= pod.Generation,
 		Stalled:       stallOf(pod),
 	}
@@ -143,7 +154,7 @@ func (r *PodReader) PodOf(pod *corev1.Pod) Pod {
 			result.Containers[containers[i].Name] = Container{List: list, Index: i, Image: containers[i].Image, Resources: containers[i].Resources}
 		}
 	}
-	containersReady := conditionTime(pod, corev1.ContainersReady)
+	containersReady := conditionTime(pod, corev1.ContainersReady, corev1.ConditionTrue)
 	for list, statuses := range map[string][]corev1.ContainerStatus{
 		"initContainerStatuses": pod.Status.InitContainerStatuses, "containerStatuses": pod.Status.ContainerStatuses,
 	} {
@@ -185,22 +196,22 @@ func (r *PodReader) revisionsOf(mark string) map[string]string {
 
 // stallOf reads why no container of a pod can be started: it has no node, or has no sandbox there, for want of a volume or a network, say. The image of
 // a container has no part in that: it is pulled into the sandbox.
-func stallOf(pod *corev1.Pod) (stall *Stall) {
+func stallOf(pod *corev1.Pod) (stall Stall) {
 	for i := range pod.Status.Conditions {
 		switch condition := &pod.Status.Conditions[i]; {
 		case condition.Status != corev1.ConditionFalse:
 		case condition.Type == corev1.PodScheduled:
-			return &Stall{fmt.Sprintf("pod %s has no node: %s", pod.Name, condition.Message), condition.LastTransitionTime.Time}
+			return Stall{fmt.Sprintf("pod %s has no node: %s", pod.Name, condition.Message), condition.LastTransitionTime.Time}
 		case condition.Type == corev1.PodReadyToStartContainers:
-			stall = &Stall{fmt.Sprintf("node %s can not start pod %s: look at its events", pod.Spec.NodeName, pod.Name), condition.LastTransitionTime.Time}
+			stall = Stall{fmt.Sprintf("node %s can not start pod %s: look at its events", pod.Spec.NodeName, pod.Name), condition.LastTransitionTime.Time}
 		}
 	}
 	return stall
 }
 
-func conditionTime(pod *corev1.Pod, conditionType corev1.PodConditionType) time.Time {
+func conditionTime(pod *corev1.Pod, conditionType corev1.PodConditionType, status corev1.ConditionStatus) time.Time {
 	for i := range pod.Status.Conditions {
-		if condition := &pod.Status.Conditions[i]; condition.Type == conditionType && condition.Status == corev1.ConditionTrue {
+		if condition := &pod.Status.Conditions[i]; condition.Type == conditionType && condition.Status == status {
 			return condition.LastTransitionTime.Time
 		}
 	}

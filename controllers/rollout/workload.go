@@ -28,8 +28,8 @@ type Deployment struct {
 	Stuck bool
 	// Paused is true when its owner paused it.
 	Paused bool
-	// Stalled is why pods of it are missing that can not be created; nil when none are.
-	Stalled *Stall
+	// Stalled is why pods of it are missing that can not be created; zero when none are.
+	Stalled Stall
 	// Replicas and ReadyReplicas count its pods, terminating ones excluded.
 	Replicas, ReadyReplicas int32
 }

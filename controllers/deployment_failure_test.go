@@ -1,0 +1,47 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
+)
+
+// That a pod can not be started is told as long as somebody waits for it.
+func TestAStallIsToldWhileItIsWaitedFor(t *testing.T) {
+	now := time.Unix(10000, 0)
+	there := rollout.Summary{Rendered: "agent-2", Target: "agent-2", Injected: 2, Updated: 2, Available: 1}
+	for name, test := range map[string]struct {
+		summary  rollout.Summary
+		isJudged bool
+		want     string
+	}{
+		"pods are being updated":             {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.UpdatingPods}, true, v1alpha1.ReasonWorkloadStuck},
+		"it is at its partition":             {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.Partitioned}, true, ""},
+		"a partition keeps all pods":         {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.Withheld}, true, ""},
+		"others are to get what it has":      {there, true, v1alpha1.ReasonWorkloadStuck},
+		"all workloads have what it has":     {there, false, ""},
+		"all its sidecars are available":     {rollout.Summary{Rendered: "agent-2", Target: "agent-2", Injected: 2, Updated: 2, Available: 2}, true, ""},
+		"it goes back to what it had before": {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.UpdatingPods}, false, v1alpha1.ReasonWorkloadStuck},
+	} {
+		t.Run(name, func(t *testing.T) {
+			observed := unseenWorkload(2, false)
+			status := &observed.deployment.Status
+			status.Replicas, status.UpdatedReplicas, status.Conditions = 2, 2, progressing("NewReplicaSetAvailable")
+			observed.pods = []rollout.Pod{{Name: "web-1", Stalled: rollout.Stall{Message: "no node", Since: now.Add(-time.Hour)}}}
+			set := &observed.assigned[0]
+			set.judged = test.isJudged
+			got := ""
+			if problem := observed.problemOf(set, test.summary, newOutcome(nil), now); problem != nil {
+				got = problem.Reason
+			}
+			if got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
