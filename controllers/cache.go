@@ -191,12 +191,23 @@ func stripContainers(containers []corev1.Container) []corev1.Container {
 	return stripped
 }
 
+// isRead is true of the conditions that rollout.PodOf reads.
+func isRead(condition *corev1.PodCondition) bool {
+	switch condition.Type {
+	case corev1.PodReady, corev1.ContainersReady:
+		return true
+	case corev1.PodScheduled, corev1.PodReadyToStartContainers:
+		return condition.Status == corev1.ConditionFalse
+	default:
+		return false
+	}
+}
+
 func (s *podStripper) stripConditions(conditions []corev1.PodCondition) []corev1.PodCondition {
 	var stripped []corev1.PodCondition
 	for i := range conditions {
 		condition := &conditions[i]
-		holds := condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady
-		if lacks := condition.Type == corev1.PodScheduled || condition.Type == corev1.PodReadyToStartContainers; !holds && (!lacks || condition.Status != corev1.ConditionFalse) {
+		if !isRead(condition) {
 			continue
 		}
 		kept := corev1.PodCondition{

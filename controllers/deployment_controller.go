@@ -164,7 +164,7 @@ func (r *deploymentReconciler) pursue(ctx context.Context, observed *workloadObs
 	if err != nil {
 		return result, err
 	}
-	if len(observed.refused.pods) > 0 && plan.Changed {
+	if len(observed.refused.pods) > 0 && observed.bringsRevision(plan) {
 		if !observed.bringsRevision(accepted) {
 			result.keepsPulls = true // what was pulled for the pods still is, when they are tried again
 			result.addRefused(refused)

@@ -54,7 +54,7 @@ func (r *deploymentReconciler) rememberRefused(observed *workloadObservation, up
 			Message: fmt.Sprintf("pods that failed can not go back to revision %s, which updateStrategy.partition keeps, because the API server refuses it; set partition to 0 to let them "+
 				"have the new one: %s", returning.revision, serverWords(refusal)),
 		}
-	case plan.Changed && len(withheld) > 0:
+	case len(withheld) > 0:
 		attempt, problems = withheldAttempt(observed), withheld
 	default:
 		for i := range update.Sets {

@@ -218,30 +218,6 @@ func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now
 	return nil, recheck
 }
 
-// stall is why none of a pod's containers can be started, or none be started anew. A kubelet may have taken up an update and not something that came later.
-func (p *Pod) stall() Stall {
-	if p.Stalled != (Stall{}) || p.Update == nil || p.Observed {
-		return p.Stalled
-	}
-	for name, before := range p.Update.Containers {
-		if p.Containers[name].ID == before.ID {
-			return Stall{fmt.Sprintf("node %s has not taken up the update of pod %s", p.Node, p.Name), p.Update.StartedAt}
-		}
-	}
-	return Stall{}
-}
-
-// problem is that of a workload with such a stall, and recheck is in how long it is one; both are zero without a stall.
-func (s Stall) problem(now time.Time) (problem *Problem, recheck time.Duration) {
-	if s == (Stall{}) {
-		return nil, 0
-	}
-	if remaining := s.Since.Add(applicationFollows).Sub(now); remaining > 0 {
-		return nil, remaining
-	}
-	return &Problem{v1alpha1.ReasonWorkloadStuck, s.Message + ": the workload goes on when that is over"}, 0
-}
-
 // sidecarsSince is since when all sidecars of a pod are available.
 func (p *Pod) sidecarsSince(sets []SetUpdate) (since time.Time) {
 	for i := range sets {

@@ -173,6 +173,8 @@ func TestStalls(t *testing.T) {
 	silent.Node, silent.Observed, silent.Update = "node-1", false, &InPlaceUpdate{
 		Revisions: silent.Revisions, StartedAt: noon.Add(-time.Minute), Containers: map[string]StartedContainer{"agent": {ID: silent.Containers["agent"].ID}},
 	}
+	unscheduled := silent
+	unscheduled.Node = ""
 	resized := makeUpdated("b", time.Hour)
 	resized.Observed = false
 	for name, test := range map[string]struct {
@@ -186,6 +188,7 @@ func TestStalls(t *testing.T) {
 		"no node for a moment":                            {pending(20 * time.Second), Deployment{Complete: true}, "", 40 * time.Second},
 		"no node for what is rolled out":                  {pending(time.Minute), Deployment{Rolling: true}, "", 0},
 		"a kubelet that does not answer":                  {silent, Deployment{Complete: true}, "node node-1 has not taken up the update of pod b", 0},
+		"no node, and no scheduler that says so":          {unscheduled, Deployment{Complete: true}, "pod b has no node", 0},
 		"a kubelet that has to answer to something later": {resized, Deployment{Complete: true}, "", 0},
 		"a quota":                         {makePod("b", current), Deployment{Complete: true, Stalled: Stall{"no room", noon.Add(-time.Minute)}}, "no room", 0},
 		"a quota for a moment":            {makePod("b", current), Deployment{Complete: true, Stalled: Stall{"no room", noon}}, "", time.Minute},

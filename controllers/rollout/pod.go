@@ -5,7 +5,6 @@ package rollout
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -70,12 +69,6 @@ type Container struct {
 
 // Waiting is what the kubelet says of a container that does not run.
 type Waiting struct{ Reason, Message string }
-
-// Stall is why there are no containers of a pod that ought to be there, and since when. Its zero value is none.
-type Stall struct {
-	Message string
-	Since   time.Time
-}
 
 // failingReasons are those for which a container waits that will not start by waiting (pkg/kubelet/images, pkg/kubelet/kuberuntime).
 var failingReasons = []string{
@@ -192,21 +185,6 @@ func (r *PodReader) revisionsOf(mark string) map[string]string {
 		r.revisions[mark] = revisions
 	}
 	return revisions
-}
-
-// stallOf reads why no container of a pod can be started: it has no node, or has no sandbox there, for want of a volume or a network, say. The image of
-// a container has no part in that: it is pulled into the sandbox.
-func stallOf(pod *corev1.Pod) (stall Stall) {
-	for i := range pod.Status.Conditions {
-		switch condition := &pod.Status.Conditions[i]; {
-		case condition.Status != corev1.ConditionFalse:
-		case condition.Type == corev1.PodScheduled:
-			return Stall{fmt.Sprintf("pod %s has no node: %s", pod.Name, condition.Message), condition.LastTransitionTime.Time}
-		case condition.Type == corev1.PodReadyToStartContainers:
-			stall = Stall{fmt.Sprintf("node %s can not start pod %s: look at its events", pod.Spec.NodeName, pod.Name), condition.LastTransitionTime.Time}
-		}
-	}
-	return stall
 }
 
 func conditionTime(pod *corev1.Pod, conditionType corev1.PodConditionType, status corev1.ConditionStatus) time.Time {
