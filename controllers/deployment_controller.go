@@ -82,7 +82,7 @@ func (r *deploymentReconciler) seeDisruptions(observed *workloadObservation) {
 	name, now := client.ObjectKeyFromObject(observed.deployment), r.now()
 	if r.unseen.wait(name, observed.pods, now) == 0 {
 		r.disruptions.see(name, &rollout.PodUpdate{
-			Pods: observed.pods, DisruptionBudgets: observed.disruptionBudgets, GracePeriod: observed.gracePeriod(), Now: now,
+			Pods: observed.pods, DisruptionBudgets: observed.disruptionBudgets, GracePeriod: gracePeriodOf(observed.deployment), Now: now,
 		})
 	}
 }
@@ -94,6 +94,8 @@ type outcome struct {
 	phases   map[string]rollout.Phase
 	// keepsPulls is true when the pods are being updated, which decides on pre-pull pods, or may not be looked at yet; else there are to be none.
 	keepsPulls bool
+	// updatesPods is true when pods were updated, and the cache can not show it yet.
+	updatesPods bool
 	// recheck is after how long to come again without any event; zero when events suffice.
 	recheck time.Duration
 }
@@ -192,12 +194,15 @@ func (r *deploymentReconciler) carryOut(ctx context.Context, observed *workloadO
 
 // report keeps a summary for each set on the slip, and for those that have a problem with leaving. It returns after how long a pod becomes available without any event.
 func (r *deploymentReconciler) report(observed *workloadObservation, outcome *outcome) (recheck time.Duration) {
-	marks := marksOf(observed.workload.Template)
+	name, marks := client.ObjectKeyFromObject(observed.deployment), marksOf(observed.workload.Template)
 	summaries := map[string]rollout.Summary{}
 	for i := range observed.assigned {
 		set := &observed.assigned[i]
 		summary := set.summary
 		summary.Rendered, summary.Phase = marks[set.Key], outcome.phases[set.Key]
+		if set.failure == nil {
+			summary.SeeEnd(r.summaries.get(name, set.Key), rolloutOf(observed.deployment))
+		}
 		summary.Problem = observed.problemOf(set, summary, outcome, r.now())
 		if set.standing == leaving && summary.Problem == nil {
 			continue
@@ -205,7 +210,7 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		summaries[set.Key] = summary
 		recheck = soonest(recheck, set.recheck)
 	}
-	r.summaries.put(client.ObjectKeyFromObject(observed.deployment), summaries)
+	r.summaries.put(name, summaries)
 	return recheck
 }
 

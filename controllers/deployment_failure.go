@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
 	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
@@ -56,13 +57,14 @@ func (o *workloadObservation) isJudged(plan *injection.Plan) bool {
 }
 
 // problemOf is what is most worth telling of a set in a workload: that its revision failed, what came of it in this reconcile, what its
-// Deployment's own rollout makes of it, or that the application holds it up. The set is looked at again when time may change that.
+// Deployment's own rollout makes of it, or that something else in the pods holds it up, which may be what has used up a PodDisruptionBudget.
 func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summary, outcome *outcome, now time.Time) *rollout.Problem {
 	if set.failure != nil {
 		return set.failure
 	}
-	if problem, ok := outcome.problems[set.Key]; ok {
-		return &problem
+	told, isTold := outcome.problems[set.Key]
+	if isTold && told.Reason != v1alpha1.ReasonDisruptionBudget {
+		return &told
 	}
 	rests := summary.Phase == rollout.Withheld || summary.Phase == rollout.Partitioned
 	if rests {
@@ -70,27 +72,32 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 			return problem
 		}
 	}
-	deployment := rolloutOf(o.deployment)
 	if o.intent == nil {
-		if problem := rollout.DeploymentProblem(deployment, summary); problem != nil {
+		if problem := rollout.DeploymentProblem(rolloutOf(o.deployment), summary); problem != nil {
 			return problem
 		}
 	}
-	// What becomes of the pods of a workload that has its revision, or comes no further, is its owner's business, unless others wait for it.
-	isThere := deployment.Complete && summary.Rendered == summary.Target && summary.Updated == summary.Injected
-	if set.standing == leaving || rests || isThere && (!set.judged || summary.Available >= deployment.Replicas) {
-		return nil
+	if !rests && !outcome.updatesPods {
+		if problem := o.stuckProblem(set, &summary, now); problem != nil {
+			return problem
+		}
 	}
-	problem, recheck := rollout.ApplicationProblem(o.updates(), o.pods, deployment, now)
-	set.recheck = soonest(set.recheck, recheck)
-	return problem
+	if isTold {
+		return &told
+	}
+	return nil
 }
 
-// updates are the parts of all sets.
-func (o *workloadObservation) updates() []rollout.SetUpdate {
-	updates := make([]rollout.SetUpdate, 0, len(o.assigned))
-	for i := range o.assigned {
-		updates = append(updates, o.assigned[i].update())
+// stuckProblem is why a workload waits for what is not the set's. What becomes of the pods of a workload that has its revision is its owner's business,
+// unless others wait for it. The set is looked at again when time may change that.
+func (o *workloadObservation) stuckProblem(set *assignedSet, summary *rollout.Summary, now time.Time) *rollout.Problem {
+	deployment := rolloutOf(o.deployment)
+	isThere := deployment.Complete && !deployment.Empty && summary.Rendered == summary.Target && summary.Updated == summary.Injected
+	if set.standing == leaving || isThere && (!set.judged || summary.CameToEnd || summary.Available >= deployment.Replicas) {
+		return nil
 	}
-	return updates
+	update := set.update()
+	problem, recheck := update.StuckProblem(o.pods, deployment, now)
+	set.recheck = soonest(set.recheck, recheck)
+	return problem
 }

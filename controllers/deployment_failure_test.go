@@ -26,6 +26,7 @@ func TestAStallIsToldWhileItIsWaitedFor(t *testing.T) {
 		"others are to get what it has":      {there, true, v1alpha1.ReasonWorkloadStuck},
 		"all workloads have what it has":     {there, false, ""},
 		"all its sidecars are available":     {rollout.Summary{Rendered: "agent-2", Target: "agent-2", Injected: 2, Updated: 2, Available: 2}, true, ""},
+		"it came to its end before":          {rollout.Summary{Rendered: "agent-2", Target: "agent-2", Injected: 2, Updated: 2, Available: 1, CameToEnd: true}, true, ""},
 		"it goes back to what it had before": {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.UpdatingPods}, false, v1alpha1.ReasonWorkloadStuck},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -41,6 +42,33 @@ func TestAStallIsToldWhileItIsWaitedFor(t *testing.T) {
 			}
 			if got != test.want {
 				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// A pod that comes to nothing may be what has used up a PodDisruptionBudget.
+func TestAStallIsToldBeforeTheBudgetThatItUsesUp(t *testing.T) {
+	now := time.Unix(10000, 0)
+	stalled := []rollout.Pod{{Name: "web-1", Stalled: rollout.Stall{Message: "no node", Since: now.Add(-time.Hour)}}}
+	for name, test := range map[string]struct {
+		pods        []rollout.Pod
+		updatesPods bool
+		want        string
+	}{
+		"a pod has no node":      {stalled, false, v1alpha1.ReasonWorkloadStuck},
+		"another one is updated": {stalled, true, v1alpha1.ReasonDisruptionBudget},
+		"all pods are well":      {nil, false, v1alpha1.ReasonDisruptionBudget},
+	} {
+		t.Run(name, func(t *testing.T) {
+			observed := unseenWorkload(2, false)
+			observed.deployment.Status.Replicas, observed.deployment.Status.UpdatedReplicas = 1, 1
+			observed.deployment.Status.Conditions, observed.pods = progressing("NewReplicaSetAvailable"), test.pods
+			outcome := newOutcome(nil)
+			outcome.problems["agent"], outcome.updatesPods = rollout.Problem{Reason: v1alpha1.ReasonDisruptionBudget}, test.updatesPods
+			summary := rollout.Summary{Rendered: "agent-1", Target: "agent-2", Injected: 1, Phase: rollout.UpdatingPods}
+			if problem := observed.problemOf(&observed.assigned[0], summary, outcome, now); problem == nil || problem.Reason != test.want {
+				t.Errorf("%+v, want %s", problem, test.want)
 			}
 		})
 	}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -157,7 +156,7 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 	update := rollout.PodUpdate{
 		Desired:           *o.deployment.Spec.Replicas,
 		MinReadySeconds:   o.deployment.Spec.MinReadySeconds,
-		GracePeriod:       o.gracePeriod(),
+		GracePeriod:       gracePeriodOf(o.deployment),
 		Pods:              o.pods,
 		DisruptionBudgets: o.disruptionBudgets,
 		Pulls:             o.pulls,
@@ -183,15 +182,6 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 	return update
 }
 
-// gracePeriod is what the pods' containers have to end.
-func (o *workloadObservation) gracePeriod() time.Duration {
-	seconds := o.workload.Template.Spec.TerminationGracePeriodSeconds
-	if seconds == nil {
-		return corev1.DefaultTerminationGracePeriodSeconds * time.Second
-	}
-	return time.Duration(*seconds) * time.Second
-}
-
 // updatePods updates the pods that may be updated now, and when all are, lets the template follow.
 func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloadObservation, plan *injection.Plan, result *outcome) (*outcome, error) {
 	update := observed.podUpdate(plan)
@@ -203,7 +193,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 		for i := range update.Sets {
 			result.phases[update.Sets[i].Key] = rollout.UpdatingPods
 		}
-		result.recheck, result.keepsPulls = soonest(result.recheck, wait), true // what other pods wait for is not over
+		result.recheck, result.keepsPulls, result.updatesPods = soonest(result.recheck, wait), true, true // what other pods wait for is not over
 		return result, nil
 	}
 	step := r.disruptions.next(client.ObjectKeyFromObject(observed.deployment), update, observed.sharers)
@@ -212,6 +202,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	} else {
 		result.tell(update, step, plan)
 	}
+	result.updatesPods = len(step.Updates) > 0
 	if err := r.updateEach(ctx, observed, step.Updates, update.Now); isRefusal(err) {
 		r.seeDisruptions(observed) // nothing was taken
 		return result, r.rememberRefused(observed, update, plan, err)
@@ -275,7 +266,7 @@ func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *inj
 			o.phases[key] = rollout.Partitioned
 		case step.Done && plan.Changed:
 			o.phases[key] = rollout.Promoting
-		case !step.Done:
+		case !step.Done && !step.Vacant:
 			o.phases[key] = rollout.UpdatingPods
 		}
 		if step.BlockedByDisruptionBudget && !step.AtPartition[key] && update.Sets[i].IsBehind(update.Pods, update.Now) {

@@ -52,8 +52,8 @@ func TestARolloutWithoutDeadlineIsCompleteWhenAllPodsAreAvailable(t *testing.T) 
 				Status:     appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2},
 			}
 			test.change(&deployment.Status)
-			if got := rolloutOf(deployment).Complete; got != test.want {
-				t.Errorf("complete: %t", got)
+			if got := rolloutOf(deployment); got.Complete != test.want || !got.Endless {
+				t.Errorf("complete: %t, endless: %t", got.Complete, got.Endless)
 			}
 		})
 	}
@@ -89,6 +89,39 @@ func TestADeploymentRollsOutUntilItsStatusCountsNewPodsOnly(t *testing.T) {
 			test.change(deployment)
 			if got := rolloutOf(deployment).Rolling; got != test.want {
 				t.Errorf("rolling: %t", got)
+			}
+		})
+	}
+}
+
+// While the pods of a Deployment of strategy Recreate terminate, its status says that its last rollout is complete, and counts none of them.
+func TestADeploymentWithoutPodsIsEmpty(t *testing.T) {
+	since := metav1.NewTime(time.Unix(100, 0))
+	for name, test := range map[string]struct {
+		change func(*appsv1.Deployment)
+		want   bool
+		stall  rollout.Stall
+	}{
+		"the old ones terminate": {func(*appsv1.Deployment) {}, true, rollout.Stall{Message: "it has no pod", Since: time.Unix(130, 0)}},
+		"they have little time": {
+			func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(1)) }, true,
+			rollout.Stall{Message: "it has no pod", Since: time.Unix(101, 0)},
+		},
+		"some may be missing":     {func(d *appsv1.Deployment) { d.Status.Conditions[1].Status = corev1.ConditionTrue }, true, rollout.Stall{}},
+		"there is one":            {func(d *appsv1.Deployment) { d.Status.Replicas, d.Status.UpdatedReplicas = 1, 1 }, false, rollout.Stall{}},
+		"there is to be none":     {func(d *appsv1.Deployment) { *d.Spec.Replicas = 0 }, false, rollout.Stall{}},
+		"its owner wants no more": {func(d *appsv1.Deployment) { d.Spec.Paused = true }, false, rollout.Stall{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			unavailable := appsv1.DeploymentCondition{Type: appsv1.DeploymentAvailable, Status: corev1.ConditionFalse, LastTransitionTime: since}
+			deployment := &appsv1.Deployment{
+				Spec:   appsv1.DeploymentSpec{Replicas: new(int32(2))},
+				Status: appsv1.DeploymentStatus{Conditions: append(progressing("NewReplicaSetAvailable"), unavailable)},
+			}
+			test.change(deployment)
+			got := rolloutOf(deployment)
+			if diff := cmp.Diff(test.stall, got.Stalled); diff != "" || got.Empty != test.want || !got.Complete {
+				t.Errorf("empty: %t, complete: %t; stalled (-want +got):\n%s", got.Empty, got.Complete, diff)
 			}
 		})
 	}

@@ -65,8 +65,8 @@ const (
 	ReasonFieldConflict = "FieldConflict"
 	// ReasonPreflightFailed: the set can not be rendered for a workload, or the API server refuses the result.
 	ReasonPreflightFailed = "PreflightFailed"
-	// ReasonWorkloadStuck: a Deployment exceeded its own progress deadline with the rendered template, or its application can not be started, or
-	// is not ready a minute after the sidecars are, or pods can not be created, have no node, or are not started or updated there for a minute.
+	// ReasonWorkloadStuck: a Deployment exceeded its own progress deadline with the rendered template, or it waits for what is not the set's: something
+	// else in its pods that can not be started or does not become ready, or pods that are not created, have no node, or are not started or updated.
 	ReasonWorkloadStuck = "WorkloadStuck"
 )
 

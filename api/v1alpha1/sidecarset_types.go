@@ -297,7 +297,7 @@ type SidecarSetStatus struct {
 	// +optional
 	Workloads int32 `json:"workloads"`
 
-	// updatedWorkloads is how many of them have updateRevision in their template and in every pod, with its sidecars available.
+	// updatedWorkloads is how many of them have updateRevision in their template and in every pod, with its sidecars available once at least.
 	// +optional
 	UpdatedWorkloads int32 `json:"updatedWorkloads"`
 

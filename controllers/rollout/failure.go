@@ -6,7 +6,6 @@ package rollout
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,9 +21,11 @@ const (
 	staleFor = time.Minute
 	// restartsToFail is how many restarts after its update make a container a failed one.
 	restartsToFail = 3
-	// applicationFollows is how long an application has to become ready after its sidecars, and a pod to be created, started or taken up by its node,
-	// before that is what a workload waits for.
-	applicationFollows = time.Minute
+	// othersFollow is how long all else in a pod has to become ready after a set's sidecars, and a pod to be created, started or taken up by its node,
+	// before that is what a workload waits for. defaultDeadline is the same while a Deployment without a deadline of its own rolls out: what others
+	// have by default (pkg/apis/apps/v1/defaults.go).
+	othersFollow    = time.Minute
+	defaultDeadline = 10 * time.Minute
 	// recoversAfter is how long such a container has to be available to have recovered.
 	recoversAfter = 30 * time.Second
 )
@@ -114,14 +115,14 @@ func (p *Pod) containerFailure(name string, now time.Time) (problem *Problem, re
 }
 
 // lateness judges a pod whose sidecars are not available in time: a pod that was updated in place by the set's deadline, one that came with the
-// revision by that of its Deployment, unless the application is what fails in it.
+// revision by that of its Deployment, if it has one, and unless something else is what fails in it.
 func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
 	if _, ready := s.untilAvailable(pod, now); ready {
 		return nil, 0 // to wait for minReadySeconds is not to be late.
 	}
 	deadline := "the Deployment's progressDeadlineSeconds"
 	switch {
-	case pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision && s.ProgressDeadline > 0:
+	case (deployment.Endless || pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision) && s.ProgressDeadline > 0:
 		since, counts := s.lateSince(pod)
 		if !counts {
 			return nil, 0
@@ -130,18 +131,18 @@ func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (pr
 			return nil, remaining
 		}
 		deadline = "updateStrategy.progressDeadlineSeconds"
-	case !deployment.Stuck || pod.failingApplication([]SetUpdate{*s}) != "":
+	case !deployment.Stuck || s.failingOther(pod) != "":
 		return nil, 0
 	}
 	return &Problem{v1alpha1.ReasonProgressDeadlineExceeded, fmt.Sprintf("container %q of pod %s is not available within %s: look at its readiness probe and its log",
 		s.firstUnavailable(pod), pod.Name, deadline)}, 0
 }
 
-// lateSince is since when a pod that was updated in place has had time for the set's sidecars: from the update on, or from when it was ready last. An
-// update has no part in that none of its containers can be started; a pod that had started none before has time from when they run.
+// lateSince is since when a pod has had time for the set's sidecars: from its update in place on, or from when it was ready last. An update has no
+// part in that none of its containers can be started; a pod that had started none before, or was not updated, has time from when they run.
 func (s *SetUpdate) lateSince(pod *Pod) (since time.Time, counts bool) {
-	since = latest(pod.Update.StartedAt, pod.UnreadySince)
-	if pod.Update.isBirth() {
+	since = latest(pod.changedAt(), pod.UnreadySince)
+	if pod.Update == nil || pod.Update.isBirth() {
 		for i := range s.Sidecars {
 			running := pod.Containers[s.Sidecars[i].Name].RunningSince
 			if running.IsZero() {
@@ -160,70 +161,4 @@ func (s *SetUpdate) firstUnavailable(pod *Pod) string {
 		return ""
 	}
 	return s.Sidecars[max(0, index)].Name
-}
-
-// failingApplication names the first container of a pod, by name, that can not be started and is of none of the sets; empty when there is none.
-func (p *Pod) failingApplication(sets []SetUpdate) string {
-	first := ""
-	for name, container := range p.Containers {
-		if container.Failing == nil || (first != "" && first < name) {
-			continue
-		}
-		ofSet := func(sidecar corev1.Container) bool { return sidecar.Name == name }
-		if !slices.ContainsFunc(sets, func(set SetUpdate) bool { return slices.ContainsFunc(slices.Concat(set.Inits, set.Sidecars), ofSet) }) {
-			first = name
-		}
-	}
-	return first
-}
-
-// ApplicationProblem is why a workload waits whose application can not be started, or does not become ready although the sidecars have been
-// available for a while, or of which pods are not created, started or updated for reasons that are not the sets'; nil when it does not. sets are all
-// that it carries. While its Deployment rolls out, new pods are given the time that it gives them. recheck is in how long time alone may make it so.
-func ApplicationProblem(sets []SetUpdate, pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
-	sorted := make([]*Pod, 0, len(pods))
-	for i := range pods {
-		sorted = append(sorted, &pods[i])
-	}
-	slices.SortFunc(sorted, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) })
-	isStill := deployment.Complete || deployment.Paused
-	if isStill {
-		if problem, recheck = deployment.Stalled.problem(now); problem != nil {
-			return problem, 0
-		}
-	}
-	for _, pod := range sorted {
-		if container := pod.failingApplication(sets); container != "" {
-			return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf(
-				"the application's container %q of pod %s can not be started: the workload goes on when it can", container, pod.Name)}, 0
-		}
-		if !isStill {
-			continue
-		}
-		stuck, wait := pod.stall().problem(now)
-		if stuck != nil {
-			return stuck, 0
-		}
-		recheck = soonest(recheck, wait)
-		remaining, available := (&PodUpdate{Sets: sets, Now: now}).untilSidecarsAvailable(pod)
-		if !available || !pod.ReadySince.IsZero() {
-			continue
-		}
-		if remaining = max(remaining, pod.sidecarsSince(sets).Add(applicationFollows).Sub(now)); remaining <= 0 {
-			return &Problem{v1alpha1.ReasonWorkloadStuck, fmt.Sprintf(
-				"pod %s is not ready, although its sidecars have been available for a while: the workload goes on when the application is", pod.Name)}, 0
-		}
-		recheck = soonest(recheck, remaining)
-	}
-	return nil, recheck
-}
-
-// sidecarsSince is since when all sidecars of a pod are available.
-func (p *Pod) sidecarsSince(sets []SetUpdate) (since time.Time) {
-	for i := range sets {
-		for _, sidecar := range sets[i].Sidecars {
-			since = latest(since, p.Containers[sidecar.Name].AvailableSince)
-		}
-	}
-	return since
 }

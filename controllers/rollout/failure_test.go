@@ -4,7 +4,6 @@
 package rollout
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -55,6 +54,8 @@ func TestFailure(t *testing.T) {
 	stale.Update.Containers["agent"] = StartedContainer{ID: "before", Stopped: true}
 	never := makeUpdated("a", 5*time.Minute).with("agent", unavailable)
 	born := makePod("a", current).with("agent", unavailable)
+	born.CreatedAt = noon.Add(-time.Minute)
+	aged := makePod("a", current).with("agent", func(c *Container) { c.RunningSince, c.AvailableSince = noon.Add(-5*time.Minute), time.Time{} })
 	for _, test := range []struct {
 		name       string
 		pods       []Pod
@@ -108,6 +109,11 @@ func TestFailure(t *testing.T) {
 			name: "until its deadline", pods: []Pod{born}, deployment: Deployment{Stuck: true}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
 			message: `container "agent" of pod a is not available within the Deployment's progressDeadlineSeconds: look at its readiness probe and its log`,
 		},
+		{name: "one that has no deadline leaves it to the set's", pods: []Pod{born}, deployment: Deployment{Endless: true}, recheck: 4 * time.Minute},
+		{
+			name: "until that is over", pods: []Pod{aged}, deployment: Deployment{Endless: true}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
+			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`,
+		},
 		{name: "unless the application fails in it", pods: []Pod{makePod("a", current).with("agent", unavailable).waits("web", "CrashLoopBackOff", time.Minute)}, deployment: Deployment{Stuck: true}},
 		{name: "a stuck rollout with available sidecars is the application's", pods: []Pod{makePod("a", current)}, deployment: Deployment{Stuck: true}},
 		{name: "an init container", pods: []Pod{func() Pod {
@@ -134,77 +140,6 @@ func TestFailure(t *testing.T) {
 			}
 			if problem != nil && !problem.IsFailure() {
 				t.Error("it is no failure")
-			}
-		})
-	}
-}
-
-func TestApplicationProblem(t *testing.T) {
-	sets := []SetUpdate{{Key: "set", Sidecars: []corev1.Container{{Name: "agent"}}}}
-	broken := makePod("b", current).waits("web", "CrashLoopBackOff", time.Minute)
-	if problem, _ := ApplicationProblem(sets, []Pod{makePod("a", current), broken}, Deployment{}, noon); problem == nil || problem.Reason != v1alpha1.ReasonWorkloadStuck || problem.IsFailure() {
-		t.Errorf("the application crashes, and the problem is %+v", problem)
-	}
-	sidecar := makePod("a", current).waits("agent", "CrashLoopBackOff", time.Minute)
-	if problem, _ := ApplicationProblem(sets, []Pod{sidecar}, Deployment{Complete: true}, noon); problem != nil {
-		t.Errorf("a sidecar crashes, and the application has problem %+v", problem)
-	}
-	if problem, _ := ApplicationProblem(sets, []Pod{notReady(makePod("a", current))}, Deployment{Complete: true}, noon); problem == nil || problem.Reason != v1alpha1.ReasonWorkloadStuck {
-		t.Errorf("the application is not ready for a minute, and the problem is %+v", problem)
-	}
-	if problem, _ := ApplicationProblem(sets, []Pod{notReady(makePod("a", current))}, Deployment{}, noon); problem != nil {
-		t.Errorf("the Deployment rolls out, and the problem is %+v", problem)
-	}
-	if problem, recheck := ApplicationProblem(sets, []Pod{notReady(makePod("a", current))}, Deployment{Complete: true}, noon.Add(-20*time.Second)); problem != nil || recheck != 20*time.Second {
-		t.Errorf("the application has some time left, and the problem is %+v, in %v", problem, recheck)
-	}
-}
-
-// Pods that are missing, and those of which nothing is started, are waited for by no set; nobody's revision has failed with them.
-func TestStalls(t *testing.T) {
-	sets := []SetUpdate{{Key: "set", Revision: current, ProgressDeadline: time.Second, Sidecars: []corev1.Container{{Name: "agent", Image: current}}}}
-	pending := func(since time.Duration) Pod {
-		pod := notReady(makePod("b", current)).with("agent", func(c *Container) { *c = Container{Image: current} })
-		pod.Stalled = Stall{"pod b has no node: none is large enough", noon.Add(-since)}
-		pod.Update = &InPlaceUpdate{Revisions: pod.Revisions, StartedAt: noon.Add(-time.Hour)}
-		return pod
-	}
-	silent := makePod("b", current)
-	silent.Node, silent.Observed, silent.Update = "node-1", false, &InPlaceUpdate{
-		Revisions: silent.Revisions, StartedAt: noon.Add(-time.Minute), Containers: map[string]StartedContainer{"agent": {ID: silent.Containers["agent"].ID}},
-	}
-	unscheduled := silent
-	unscheduled.Node = ""
-	resized := makeUpdated("b", time.Hour)
-	resized.Observed = false
-	for name, test := range map[string]struct {
-		pod        Pod
-		deployment Deployment
-		want       string
-		recheck    time.Duration
-	}{
-		"no node for a minute":                            {pending(time.Minute), Deployment{Complete: true}, "pod b has no node: none is large enough", 0},
-		"no node, and the owner's pause":                  {pending(time.Minute), Deployment{Paused: true}, "pod b has no node: none is large enough", 0},
-		"no node for a moment":                            {pending(20 * time.Second), Deployment{Complete: true}, "", 40 * time.Second},
-		"no node for what is rolled out":                  {pending(time.Minute), Deployment{Rolling: true}, "", 0},
-		"a kubelet that does not answer":                  {silent, Deployment{Complete: true}, "node node-1 has not taken up the update of pod b", 0},
-		"no node, and no scheduler that says so":          {unscheduled, Deployment{Complete: true}, "pod b has no node", 0},
-		"a kubelet that has to answer to something later": {resized, Deployment{Complete: true}, "", 0},
-		"a quota":                         {makePod("b", current), Deployment{Complete: true, Stalled: Stall{"no room", noon.Add(-time.Minute)}}, "no room", 0},
-		"a quota for a moment":            {makePod("b", current), Deployment{Complete: true, Stalled: Stall{"no room", noon}}, "", time.Minute},
-		"a quota in the midst of rollout": {makePod("b", current), Deployment{Rolling: true, Stalled: Stall{"no room", noon.Add(-time.Minute)}}, "", 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			problem, recheck := ApplicationProblem(sets, []Pod{makePod("a", current), test.pod}, test.deployment, noon)
-			got := ""
-			if problem != nil {
-				got = strings.TrimSuffix(problem.Message, ": the workload goes on when that is over")
-			}
-			if got != test.want || recheck != test.recheck || (problem != nil && problem.Reason != v1alpha1.ReasonWorkloadStuck) {
-				t.Errorf("%+v, in %v; want %q, in %v", problem, recheck, test.want, test.recheck)
-			}
-			if failure, _ := sets[0].Failure([]Pod{test.pod}, test.deployment, noon); failure != nil {
-				t.Errorf("the revision has failed: %v", failure)
 			}
 		})
 	}

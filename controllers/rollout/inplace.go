@@ -316,21 +316,6 @@ func (u *PodUpdate) untilReleased(pod *Pod) (remaining time.Duration, holds bool
 	return remaining, holds
 }
 
-// untilSidecarsAvailable is untilAvailable for the sidecars of all sets. A pod that restarts for a set that is not among them is not ready either.
-func (u *PodUpdate) untilSidecarsAvailable(pod *Pod) (remaining time.Duration, ready bool) {
-	if pod.isRestarting(u.Now) {
-		return pod.untilCertain(u.Now), false
-	}
-	for i := range u.Sets {
-		wait, ready := u.Sets[i].untilAvailable(pod, u.Now)
-		if !ready {
-			return wait, false
-		}
-		remaining = max(remaining, wait)
-	}
-	return remaining, true
-}
-
 // startsUp is how long a sidecar that runs is given to become ready before a rollout that brought it is not waited for any longer.
 const startsUp = 30 * time.Second
 

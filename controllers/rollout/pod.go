@@ -92,6 +92,14 @@ func (u *InPlaceUpdate) Equal(other *InPlaceUpdate) bool {
 	return other != nil && u.StartedAt.Equal(other.StartedAt) && maps.Equal(u.Revisions, other.Revisions) && maps.Equal(u.Containers, other.Containers)
 }
 
+// changedAt is when a pod was updated in place last, or else created.
+func (p *Pod) changedAt() time.Time {
+	if p.Update == nil {
+		return p.CreatedAt
+	}
+	return p.Update.StartedAt
+}
+
 // isBirth is true of an update of a pod that had started none of these containers: it came into the world with what the update brought.
 func (u *InPlaceUpdate) isBirth() bool {
 	for _, before := range u.Containers {

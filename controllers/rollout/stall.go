@@ -5,6 +5,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,13 +51,112 @@ func (p *Pod) stall() Stall {
 	return Stall{}
 }
 
-// problem is that of a workload with such a stall, and recheck is in how long it is one; both are zero without a stall.
-func (s Stall) problem(now time.Time) (problem *Problem, recheck time.Duration) {
-	if s == (Stall{}) {
+// problem is that of a workload with such a stall, after so much patience, and recheck is in how long it is one; both are zero without a stall.
+func (s Stall) problem(patience time.Duration, now time.Time) (problem *Problem, recheck time.Duration) {
+	if s == (Stall{}) || patience == 0 {
 		return nil, 0
 	}
-	if remaining := s.Since.Add(applicationFollows).Sub(now); remaining > 0 {
+	if remaining := s.Since.Add(patience).Sub(now); remaining > 0 {
 		return nil, remaining
 	}
-	return &Problem{v1alpha1.ReasonWorkloadStuck, s.Message + ": the workload goes on when that is over"}, 0
+	return stuck(s.Message), 0
+}
+
+func stuck(message string) *Problem {
+	return &Problem{v1alpha1.ReasonWorkloadStuck, message + ": the workload goes on when that is over"}
+}
+
+// patience is how long a workload waits for what is not its sets' before it is stuck; zero while its Deployment's own deadline tells that.
+func (d *Deployment) patience() time.Duration {
+	switch {
+	case d.Complete || d.Paused:
+		return othersFollow
+	case d.Endless:
+		return defaultDeadline
+	}
+	return 0
+}
+
+// StuckProblem is why a workload comes no further with a set for reasons that are not the set's: pods of it are not created, started or updated, a
+// container of something else can not be started, or a pod is not ready although the set's sidecars in it are available. It is nil while another
+// pod still gets its update. recheck is in how long time alone may change that.
+func (s *SetUpdate) StuckProblem(pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
+	patience, first := deployment.patience(), ""
+	problem, recheck = deployment.Stalled.problem(patience, now)
+	ofPod := problem == nil
+	for i := range pods {
+		pod := &pods[i]
+		ofThis, wait := s.stuckPod(pod, patience, now)
+		recheck = soonest(recheck, wait)
+		if ofThis != nil {
+			if ofPod && (first == "" || pod.Name < first) {
+				problem, first = ofThis, pod.Name
+			}
+			continue
+		}
+		if remaining, gets := s.getsUpdate(pod, now); gets {
+			return nil, soonest(recheck, remaining)
+		}
+	}
+	return problem, recheck
+}
+
+// getsUpdate is true of a pod that was updated in place to the set's revision, and of which the deadline or availability is still to come.
+func (s *SetUpdate) getsUpdate(pod *Pod, now time.Time) (remaining time.Duration, gets bool) {
+	if !s.isUpdateOf(pod) {
+		return 0, false
+	}
+	remaining, ready := s.untilAvailable(pod, now)
+	_, counts := s.lateSince(pod)
+	return remaining, counts && (!ready || remaining > 0)
+}
+
+// stuckPod is why a pod keeps its workload from getting on with the set, for reasons that are not the set's.
+func (s *SetUpdate) stuckPod(pod *Pod, patience time.Duration, now time.Time) (problem *Problem, recheck time.Duration) {
+	if container := s.failingOther(pod); container != "" {
+		return stuck(fmt.Sprintf("container %q of pod %s, which is not the set's, can not be started", container, pod.Name)), 0
+	}
+	stall := pod.stall()
+	remaining, available := s.untilAvailable(pod, now)
+	switch {
+	case stall != (Stall{}):
+	case available && remaining > 0:
+		return nil, remaining
+	case available && pod.ReadySince.IsZero():
+		stall = Stall{fmt.Sprintf("pod %s is not ready, although the set's sidecars in it are available", pod.Name), latest(s.availableSince(pod), pod.UnreadySince)}
+	case s.ProgressDeadline > 0 && s.awaitsStart(pod):
+		stall = Stall{fmt.Sprintf("sidecars of pod %s have not been started: look at its init containers and its events", pod.Name), pod.changedAt()}
+		patience = max(patience, s.ProgressDeadline)
+	}
+	return stall.problem(patience, now)
+}
+
+// awaitsStart is true of a pod in which some sidecar of the set has never been started, and nothing is wrong with it.
+func (s *SetUpdate) awaitsStart(pod *Pod) bool {
+	return slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool {
+		container := pod.Containers[sidecar.Name]
+		return container.ID == "" && container.Failing == nil
+	})
+}
+
+// availableSince is since when the set's sidecars are available in a pod.
+func (s *SetUpdate) availableSince(pod *Pod) (since time.Time) {
+	for i := range s.Sidecars {
+		since = latest(since, pod.Containers[s.Sidecars[i].Name].AvailableSince)
+	}
+	return since
+}
+
+// failingOther names the first container of a pod, by name, that can not be started and is not of the set; empty when there is none.
+func (s *SetUpdate) failingOther(pod *Pod) string {
+	first := ""
+	for name, container := range pod.Containers {
+		if container.Failing == nil || (first != "" && first < name) {
+			continue
+		}
+		if !slices.ContainsFunc(slices.Concat(s.Inits, s.Sidecars), func(sidecar corev1.Container) bool { return sidecar.Name == name }) {
+			first = name
+		}
+	}
+	return first
 }

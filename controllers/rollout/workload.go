@@ -28,6 +28,10 @@ type Deployment struct {
 	Stuck bool
 	// Paused is true when its owner paused it.
 	Paused bool
+	// Endless is true when its rollouts have no deadline.
+	Endless bool
+	// Empty is true when it is to have pods and has none, as when the strategy Recreate waits for old ones to be gone: they are counted no more.
+	Empty bool
 	// Stalled is why pods of it are missing that can not be created; zero when none are.
 	Stalled Stall
 	// Replicas and ReadyReplicas count its pods, terminating ones excluded.
@@ -68,12 +72,27 @@ type Summary struct {
 	Phase    Phase
 	// Injected, Updated and Available count pods: with any revision of the set, with Target, and those whose sidecars are available.
 	Injected, Updated, Available int32
+	// CameToEnd is true from when all pods were there and available with Target on, for as long as the template keeps it and it has not failed.
+	CameToEnd bool
 	// Restarting counts those of the updated ones whose containers have still to restart for an update in place.
 	Restarting int32
 	// PodRevisions are the revisions of the set that its pods have, sorted and separated by commas.
 	PodRevisions string
 	// Problem is nil when all is well.
 	Problem *Problem
+}
+
+// SeeEnd sets CameToEnd of a revision that has not failed, from what the rest says and from the last summary of the same; nil when there is none.
+func (s *Summary) SeeEnd(last *Summary, deployment Deployment) {
+	carries := last != nil && last.CameToEnd && last.Target == s.Target && last.Rendered == s.Rendered
+	s.CameToEnd = carries || s.isThroughout(&deployment) && !deployment.Rolling && s.Available >= deployment.Replicas
+}
+
+// isThroughout is true when a Deployment's template and all its pods have the target. The template has it from the begin of a promotion on; the
+// Deployment is ours until its end.
+func (s *Summary) isThroughout(deployment *Deployment) bool {
+	return s.Target != "" && s.Rendered == s.Target && s.Phase != Promoting && deployment.Observed && !deployment.Empty &&
+		s.Updated >= deployment.Replicas && s.Updated >= s.Injected
 }
 
 // Equal is true of summaries that say the same.
@@ -170,18 +189,16 @@ func (w *Workload) problem() *Problem {
 	return w.Refused
 }
 
-// hasSettled is true when the template holds the revision, every pod has it, and the sidecars are available. Once the set has come to its end
-// with this revision, pods that restart do not change that. While it is the first that the set brings, pods without the set may be left, which are in
-// no cache, until a rollout is over. The template holds it from the begin of a promotion on; the Deployment is ours until its end.
+// hasSettled is true when the template holds the revision, every pod has it, and the sidecars are available. Once the workload, or the set, has come to
+// its end with this revision, pods that are new or restart do not change that: in a large fleet, some always do. While it is the first that the set
+// brings, pods without the set may be left, which are in no cache, until a rollout is over.
 func (w *Workload) hasSettled(revision, currentRevision string) bool {
 	summary := w.current()
-	if summary.Rendered != revision || summary.Target != revision || summary.Phase == Promoting || !w.Observed {
+	if summary.Target != revision || !summary.isThroughout(&w.Deployment) || (w.Rolling && currentRevision == "") {
 		return false
 	}
-	if summary.Updated < w.Replicas || summary.Updated < summary.Injected || (w.Rolling && currentRevision == "") {
-		return false
-	}
-	return summary.Available >= w.Replicas || (w.Complete && revision == currentRevision && summary.Restarting == 0)
+	cameToEnd := summary.CameToEnd || w.Complete && revision == currentRevision
+	return summary.Available >= w.Replicas || cameToEnd && summary.Restarting == 0
 }
 
 // isAtRest is true when nothing more happens in a workload with the revision on its slip, unless people act.

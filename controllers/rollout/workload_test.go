@@ -141,6 +141,11 @@ func TestHasSettled(t *testing.T) {
 		"pods may lack the set":     {func(w *Workload) { w.Rolling = true }, "", false},
 		"its owner replaces pods":   {func(w *Workload) { w.Rolling = true }, old, true},
 		"one not available":         {func(w *Workload) { w.Summary.Available = 2 }, old, false},
+		"it came to its end before": {func(w *Workload) { w.Summary.Available, w.Summary.CameToEnd = 2, true }, old, true},
+		"its owner replaces some": {func(w *Workload) {
+			w.Complete, w.Rolling, w.Summary.Available, w.Summary.CameToEnd = false, true, 2, true
+		}, old, true},
+		"its old pods terminate":    {func(w *Workload) { w.Empty, w.Replicas, w.Summary.Injected, w.Summary.Updated = true, 0, 0, 0 }, old, false},
 		"in a promotion":            {func(w *Workload) { w.Summary.Phase = Promoting }, old, false},
 		"paused by its owner":       {func(w *Workload) { w.Complete, w.Paused = false, true }, old, true},
 		"one restarts afterwards":   {func(w *Workload) { w.Summary.Available = 2 }, current, true},
@@ -155,6 +160,39 @@ func TestHasSettled(t *testing.T) {
 			test.change(&workload)
 			if got := workload.hasSettled(current, test.before); got != test.want {
 				t.Errorf("settled: %v", got)
+			}
+		})
+	}
+}
+
+// That a workload has come to its end is told further on while it has the same revision, on its slip and in its template.
+func TestSeeEnd(t *testing.T) {
+	deployment := Deployment{Observed: true, Complete: true, Replicas: 3}
+	whole := Summary{Target: current, Rendered: current, Injected: 3, Updated: 3, Available: 3}
+	part := Summary{Target: current, Rendered: current, Injected: 3, Updated: 3, Available: 2}
+	ended := part
+	ended.CameToEnd = true
+	other, taken, promoting := ended, ended, whole
+	other.Target, taken.Rendered, promoting.Phase = old, "", Promoting
+	for name, test := range map[string]struct {
+		summary    Summary
+		last       *Summary
+		deployment Deployment
+		want       bool
+	}{
+		"all pods are available":            {whole, nil, deployment, true},
+		"one is not, nor were all ever":     {part, &part, deployment, false},
+		"one is not any more":               {part, &ended, deployment, true},
+		"it was so with another revision":   {part, &other, deployment, false},
+		"somebody had taken it out":         {part, &taken, deployment, false},
+		"in a promotion":                    {promoting, nil, deployment, false},
+		"pods may be there that none count": {whole, nil, Deployment{Observed: true, Rolling: true, Replicas: 3}, false},
+		"there is none yet":                 {Summary{Target: current, Rendered: current}, nil, Deployment{Observed: true, Complete: true, Empty: true}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			summary := test.summary
+			if summary.SeeEnd(test.last, test.deployment); summary.CameToEnd != test.want {
+				t.Errorf("came to its end: %t", summary.CameToEnd)
 			}
 		})
 	}

@@ -43,7 +43,7 @@ var _ = Describe("In-place updates: while maxUnavailable is 3,", Ordered, func()
 		shop.apply(ctx, set.Image("log-agent", "busybox:2").Obj())
 		Eventually(func() int { return len(updated(pods.of(shop.name, "large"))) }).WithPolling(interval / 10).Should(BeNumerically(">=", 6))
 		failed, failedAt = updated(pods.of(shop.name, "large"))[0], time.Now()
-		shop.failPod(ctx, failed)
+		shop.fail(ctx, failed, "web")
 	})
 
 	It("of 20 pods never more are unavailable, one that fails on its own included", func(ctx SpecContext) {
@@ -108,15 +108,15 @@ func (n *namespace) disruptionsAllowed(ctx context.Context, name string) (int32,
 	return budget.Status.DisruptionsAllowed, nil
 }
 
-// failPod lets the application in a pod fail its readiness probe, as the kubelet would report it.
-func (n *namespace) failPod(ctx context.Context, name string) {
+// fail lets a container in a pod fail its readiness probe, as the kubelet would report it.
+func (n *namespace) fail(ctx context.Context, name, container string) {
 	GinkgoHelper()
 	pod := &corev1.Pod{}
 	Expect(k8s.Get(ctx, n.key(name), pod)).To(Succeed())
 	failing := pod.DeepCopy()
 	for i := range failing.Status.ContainerStatuses {
 		status := &failing.Status.ContainerStatuses[i]
-		status.Ready = status.Ready && status.Name != "web"
+		status.Ready = status.Ready && status.Name != container
 	}
 	for i := range failing.Status.Conditions {
 		if condition := &failing.Status.Conditions[i]; condition.Type == corev1.PodReady || condition.Type == corev1.ContainersReady {
