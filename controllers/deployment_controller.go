@@ -200,9 +200,7 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		set := &observed.assigned[i]
 		summary := set.summary
 		summary.Rendered, summary.Phase = marks[set.Key], outcome.phases[set.Key]
-		if set.failure == nil {
-			summary.SeeEnd(r.summaries.get(name, set.Key), rolloutOf(observed.deployment))
-		}
+		summary.SeeEnd(r.summaries.get(name, set.Key), rolloutOf(observed.deployment), set.failure != nil)
 		summary.Problem = observed.problemOf(set, summary, outcome, r.now())
 		if set.standing == leaving && summary.Problem == nil {
 			continue

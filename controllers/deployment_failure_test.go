@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
@@ -71,5 +75,17 @@ func TestAStallIsToldBeforeTheBudgetThatItUsesUp(t *testing.T) {
 				t.Errorf("%+v, want %s", problem, test.want)
 			}
 		})
+	}
+}
+
+// A workload without pods has its revision in all of them, and is not there.
+func TestAWorkloadWithoutPodsIsStuck(t *testing.T) {
+	now := time.Unix(10000, 0)
+	observed := unseenWorkload(2, false)
+	unavailable := appsv1.DeploymentCondition{Type: appsv1.DeploymentAvailable, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(now.Add(-time.Hour))}
+	observed.deployment.Status.Conditions = append(progressing("NewReplicaSetAvailable"), unavailable)
+	summary := rollout.Summary{Rendered: "agent-2", Target: "agent-2"}
+	if problem := observed.problemOf(&observed.assigned[0], summary, newOutcome(nil), now); problem == nil || problem.Reason != v1alpha1.ReasonWorkloadStuck {
+		t.Errorf("%+v", problem)
 	}
 }

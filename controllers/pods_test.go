@@ -98,6 +98,18 @@ var _ = Describe("Many pods of a workload", func() {
 		Expect(most).To(Equal(podWritesAtATime))
 	})
 
+	It("are not stuck while they are updated, though the application fails in one", func(ctx context.Context) {
+		var pods corev1.PodList
+		Expect(k8s.List(ctx, &pods, client.InNamespace(w.namespace))).To(Succeed())
+		failing := &pods.Items[0]
+		application := &failing.Status.ContainerStatuses[0]
+		application.Ready, application.State = false, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+		Expect(k8s.Status().Update(ctx, failing)).To(Succeed())
+
+		Expect(reconcileWeb(ctx)).To(Succeed())
+		Expect(w.deployments.summaries.get(w.key("web"), "agent").Problem).To(BeNil())
+	})
+
 	It("are looked at once when something happens to several of them", func(ctx context.Context) {
 		queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
 		defer queue.ShutDown()

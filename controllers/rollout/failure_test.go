@@ -56,6 +56,7 @@ func TestFailure(t *testing.T) {
 	born := makePod("a", current).with("agent", unavailable)
 	born.CreatedAt = noon.Add(-time.Minute)
 	aged := makePod("a", current).with("agent", func(c *Container) { c.RunningSince, c.AvailableSince = noon.Add(-5*time.Minute), time.Time{} })
+	waiting := makePod("a", current).with("agent", func(c *Container) { c.RunningSince, c.AvailableSince = time.Time{}, time.Time{} })
 	for _, test := range []struct {
 		name       string
 		pods       []Pod
@@ -110,6 +111,7 @@ func TestFailure(t *testing.T) {
 			message: `container "agent" of pod a is not available within the Deployment's progressDeadlineSeconds: look at its readiness probe and its log`,
 		},
 		{name: "one that has no deadline leaves it to the set's", pods: []Pod{born}, deployment: Deployment{Endless: true}, recheck: 4 * time.Minute},
+		{name: "from when its sidecars run", pods: []Pod{waiting}, deployment: Deployment{Endless: true}},
 		{
 			name: "until that is over", pods: []Pod{aged}, deployment: Deployment{Endless: true}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
 			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`,

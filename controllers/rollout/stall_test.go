@@ -39,6 +39,7 @@ func TestStuckProblem(t *testing.T) {
 		"the sidecar fails":                       {[]Pod{makePod("b", current).waits("agent", "CrashLoopBackOff", time.Minute)}, complete, "", 0},
 		"others are not ready":                    {[]Pod{unready}, complete, isNot, 0},
 		"of two pods, the first":                  {[]Pod{notReady(makePod("c", current)), unready}, complete, isNot, 0},
+		"in whatever order":                       {[]Pod{unready, notReady(makePod("c", current))}, complete, isNot, 0},
 		"others were ready until a moment ago":    {[]Pod{soon}, complete, "", 40 * time.Second},
 		"the sidecars are for a moment":           {[]Pod{fresh}, complete, "", 40 * time.Second},
 		"the Deployment replaces it":              {[]Pod{unready}, Deployment{}, "", 0},

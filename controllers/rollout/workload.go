@@ -82,10 +82,11 @@ type Summary struct {
 	Problem *Problem
 }
 
-// SeeEnd sets CameToEnd of a revision that has not failed, from what the rest says and from the last summary of the same; nil when there is none.
-func (s *Summary) SeeEnd(last *Summary, deployment Deployment) {
-	carries := last != nil && last.CameToEnd && last.Target == s.Target && last.Rendered == s.Rendered
-	s.CameToEnd = carries || s.isThroughout(&deployment) && !deployment.Rolling && s.Available >= deployment.Replicas
+// SeeEnd sets CameToEnd from what the rest says, from the last summary of the same, nil when there is none, and from whether the revision has failed.
+func (s *Summary) SeeEnd(last *Summary, deployment Deployment, failed bool) {
+	cameBefore := last != nil && last.CameToEnd && last.Target == s.Target && last.Rendered == s.Rendered
+	comesNow := s.isThroughout(&deployment) && !deployment.Rolling && s.Available >= deployment.Replicas
+	s.CameToEnd = !failed && (cameBefore || comesNow)
 }
 
 // isThroughout is true when a Deployment's template and all its pods have the target. The template has it from the begin of a promotion on; the

@@ -178,20 +178,22 @@ func TestSeeEnd(t *testing.T) {
 		summary    Summary
 		last       *Summary
 		deployment Deployment
+		failed     bool
 		want       bool
 	}{
-		"all pods are available":            {whole, nil, deployment, true},
-		"one is not, nor were all ever":     {part, &part, deployment, false},
-		"one is not any more":               {part, &ended, deployment, true},
-		"it was so with another revision":   {part, &other, deployment, false},
-		"somebody had taken it out":         {part, &taken, deployment, false},
-		"in a promotion":                    {promoting, nil, deployment, false},
-		"pods may be there that none count": {whole, nil, Deployment{Observed: true, Rolling: true, Replicas: 3}, false},
-		"there is none yet":                 {Summary{Target: current, Rendered: current}, nil, Deployment{Observed: true, Complete: true, Empty: true}, false},
+		"all pods are available":            {whole, nil, deployment, false, true},
+		"one is not, nor were all ever":     {part, &part, deployment, false, false},
+		"one is not any more":               {part, &ended, deployment, false, true},
+		"one has failed":                    {part, &ended, deployment, true, false},
+		"it was so with another revision":   {part, &other, deployment, false, false},
+		"somebody had taken it out":         {part, &taken, deployment, false, false},
+		"in a promotion":                    {promoting, nil, deployment, false, false},
+		"pods may be there that none count": {whole, nil, Deployment{Observed: true, Rolling: true, Replicas: 3}, false, false},
+		"there is none yet":                 {Summary{Target: current, Rendered: current}, nil, Deployment{Observed: true, Complete: true, Empty: true}, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			summary := test.summary
-			if summary.SeeEnd(test.last, test.deployment); summary.CameToEnd != test.want {
+			if summary.SeeEnd(test.last, test.deployment, test.failed); summary.CameToEnd != test.want {
 				t.Errorf("came to its end: %t", summary.CameToEnd)
 			}
 		})
