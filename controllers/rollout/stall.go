@@ -124,7 +124,7 @@ func (s *SetUpdate) stuckPod(pod *Pod, patience time.Duration, now time.Time) (p
 		return nil, remaining
 	case available && pod.ReadySince.IsZero():
 		stall = Stall{fmt.Sprintf("pod %s is not ready, although the set's sidecars in it are available", pod.Name), latest(s.availableSince(pod), pod.UnreadySince)}
-	case s.ProgressDeadline > 0 && s.awaitsStart(pod):
+	case patience > 0 && s.ProgressDeadline > 0 && s.awaitsStart(pod):
 		stall = Stall{fmt.Sprintf("sidecars of pod %s have not been started: look at its init containers and its events", pod.Name), pod.changedAt()}
 		patience = max(patience, s.ProgressDeadline)
 	}

@@ -46,6 +46,7 @@ func TestStuckProblem(t *testing.T) {
 		"it may do so for ever":                   {[]Pod{unready}, Deployment{Endless: true}, "", 9 * time.Minute},
 		"another pod is being updated":            {[]Pod{unready, restarting}, complete, "", 0},
 		"the containers were never started":       {[]Pod{blocked}, complete, "sidecars of pod b have not been started: look at its init containers and its events", 0},
+		"the Deployment brings them":              {[]Pod{blocked}, Deployment{}, "", 0},
 		"they have to be started within deadline": {[]Pod{created(blocked, time.Minute)}, complete, "", 4 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
