@@ -97,7 +97,16 @@ func (o *workloadObservation) stuckProblem(set *assignedSet, summary *rollout.Su
 		return nil
 	}
 	update := set.update()
-	problem, recheck := update.StuckProblem(o.pods, deployment, now)
+	problem, recheck := update.StuckProblem(o.updates(), o.pods, deployment, now)
 	set.recheck = soonest(set.recheck, recheck)
 	return problem
+}
+
+// updates are the parts of all sets.
+func (o *workloadObservation) updates() []rollout.SetUpdate {
+	updates := make([]rollout.SetUpdate, 0, len(o.assigned))
+	for i := range o.assigned {
+		updates = append(updates, o.assigned[i].update())
+	}
+	return updates
 }

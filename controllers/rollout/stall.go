@@ -79,14 +79,14 @@ func (d *Deployment) patience() time.Duration {
 
 // StuckProblem is why a workload comes no further with a set for reasons that are not the set's: pods of it are not created, started or updated, a
 // container of something else can not be started, or a pod is not ready although the set's sidecars in it are available. It is nil while another
-// pod still gets its update. recheck is in how long time alone may change that.
-func (s *SetUpdate) StuckProblem(pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
+// pod still gets its update. all are the sets of the workload. recheck is in how long time alone may change that.
+func (s *SetUpdate) StuckProblem(all []SetUpdate, pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
 	patience, first := deployment.patience(), ""
 	problem, recheck = deployment.Stalled.problem(patience, now)
 	ofPod := problem == nil
 	for i := range pods {
 		pod := &pods[i]
-		ofThis, wait := s.stuckPod(pod, patience, now)
+		ofThis, wait := s.stuckPod(all, pod, patience, now)
 		recheck = soonest(recheck, wait)
 		if ofThis != nil {
 			if ofPod && (first == "" || pod.Name < first) {
@@ -107,12 +107,13 @@ func (s *SetUpdate) getsUpdate(pod *Pod, now time.Time) (remaining time.Duration
 		return 0, false
 	}
 	remaining, ready := s.untilAvailable(pod, now)
-	_, counts := s.lateSince(pod)
-	return remaining, counts && (!ready || remaining > 0)
+	since, counts := s.lateSince(pod)
+	isInTime := counts && (s.ProgressDeadline == 0 || since.Add(s.ProgressDeadline).After(now))
+	return remaining, !ready && isInTime || remaining > 0
 }
 
 // stuckPod is why a pod keeps its workload from getting on with the set, for reasons that are not the set's.
-func (s *SetUpdate) stuckPod(pod *Pod, patience time.Duration, now time.Time) (problem *Problem, recheck time.Duration) {
+func (s *SetUpdate) stuckPod(all []SetUpdate, pod *Pod, patience time.Duration, now time.Time) (problem *Problem, recheck time.Duration) {
 	if container := s.failingOther(pod); container != "" {
 		return stuck(fmt.Sprintf("container %q of pod %s, which is not the set's, can not be started", container, pod.Name)), 0
 	}
@@ -123,6 +124,9 @@ func (s *SetUpdate) stuckPod(pod *Pod, patience time.Duration, now time.Time) (p
 	case available && remaining > 0:
 		return nil, remaining
 	case available && pod.ReadySince.IsZero():
+		if slices.ContainsFunc(all, func(other SetUpdate) bool { _, gets := other.getsUpdate(pod, now); return gets }) {
+			return nil, 0 // which has a deadline of its own
+		}
 		stall = Stall{fmt.Sprintf("pod %s is not ready, although the set's sidecars in it are available", pod.Name), latest(s.availableSince(pod), pod.UnreadySince)}
 	case patience > 0 && s.ProgressDeadline > 0 && s.awaitsStart(pod):
 		stall = Stall{fmt.Sprintf("sidecars of pod %s have not been started: look at its init containers and its events", pod.Name), pod.changedAt()}

@@ -27,6 +27,12 @@ func TestStuckProblem(t *testing.T) {
 	fresh := notReady(makePod("b", current)).with("agent", func(c *Container) { c.AvailableSince = noon.Add(-20 * time.Second) })
 	blocked := notReady(makePod("b", current)).with("agent", func(c *Container) { *c = Container{Image: current} })
 	blocked.CreatedAt = noon.Add(-5 * time.Minute)
+	other := SetUpdate{Key: "other", Revision: "other-2", ProgressDeadline: time.Hour, Sidecars: []corev1.Container{{Name: "proxy"}}}
+	ofOther := notReady(makePod("b", current)).with("proxy", func(c *Container) { *c = Container{ID: "new", RunningSince: noon} })
+	ofOther.Revisions = map[string]string{"set": current, "other": "other-2"}
+	ofOther.Update = &InPlaceUpdate{Revisions: map[string]string{"other": "other-2"}, StartedAt: noon.Add(-time.Minute)}
+	late := ofOther
+	late.Update = &InPlaceUpdate{Revisions: ofOther.Update.Revisions, StartedAt: noon.Add(-time.Hour)}
 	complete := Deployment{Complete: true}
 	for name, test := range map[string]struct {
 		pods       []Pod
@@ -40,6 +46,8 @@ func TestStuckProblem(t *testing.T) {
 		"others are not ready":                    {[]Pod{unready}, complete, isNot, 0},
 		"of two pods, the first":                  {[]Pod{notReady(makePod("c", current)), unready}, complete, isNot, 0},
 		"in whatever order":                       {[]Pod{unready, notReady(makePod("c", current))}, complete, isNot, 0},
+		"another set is being updated in it":      {[]Pod{ofOther}, complete, "", 0},
+		"which takes too long":                    {[]Pod{late}, complete, isNot, 0},
 		"others were ready until a moment ago":    {[]Pod{soon}, complete, "", 40 * time.Second},
 		"the sidecars are for a moment":           {[]Pod{fresh}, complete, "", 40 * time.Second},
 		"the Deployment replaces it":              {[]Pod{unready}, Deployment{}, "", 0},
@@ -51,7 +59,7 @@ func TestStuckProblem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			set := makeSetUpdate()
-			problem, recheck := set.StuckProblem(append([]Pod{makePod("a", current)}, test.pods...), test.deployment, noon)
+			problem, recheck := set.StuckProblem([]SetUpdate{set, other}, append([]Pod{makePod("a", current)}, test.pods...), test.deployment, noon)
 			got := ""
 			if problem != nil {
 				got = strings.TrimSuffix(problem.Message, ": the workload goes on when that is over")
@@ -98,7 +106,7 @@ func TestStalls(t *testing.T) {
 		"a quota in the midst of rollout": {makePod("b", current), Deployment{Rolling: true, Stalled: Stall{"no room", noon.Add(-time.Minute)}}, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			problem, recheck := set.StuckProblem([]Pod{makePod("a", current), test.pod}, test.deployment, noon)
+			problem, recheck := set.StuckProblem([]SetUpdate{set}, []Pod{makePod("a", current), test.pod}, test.deployment, noon)
 			got := ""
 			if problem != nil {
 				got = strings.TrimSuffix(problem.Message, ": the workload goes on when that is over")
