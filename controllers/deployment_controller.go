@@ -94,7 +94,7 @@ type outcome struct {
 	phases   map[string]rollout.Phase
 	// keepsPulls is true when the pods are being updated, which decides on pre-pull pods, or may not be looked at yet; else there are to be none.
 	keepsPulls bool
-	// updatesPods is true when pods were updated, and the cache can not show it yet.
+	// updatesPods is true when pods were updated, which the cache can not show yet, or when what they need first is on its way.
 	updatesPods bool
 	// recheck is after how long to come again without any event; zero when events suffice.
 	recheck time.Duration
@@ -200,7 +200,7 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		set := &observed.assigned[i]
 		summary := set.summary
 		summary.Rendered, summary.Phase = marks[set.Key], outcome.phases[set.Key]
-		summary.SeeEnd(r.summaries.get(name, set.Key), rolloutOf(observed.deployment), set.failure != nil)
+		summary.RememberEnd(r.summaries.get(name, set.Key), rolloutOf(observed.deployment), set.failure != nil)
 		summary.Problem = observed.problemOf(set, summary, outcome, r.now())
 		if set.standing == leaving && summary.Problem == nil {
 			continue

@@ -88,12 +88,13 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 	return nil
 }
 
-// stuckProblem is why a workload waits for what is not the set's. What becomes of the pods of a workload that has its revision is its owner's business,
-// unless others wait for it. The set is looked at again when time may change that.
+// stuckProblem is why a workload waits for what is not the set's. From when it has come to its end, or the set has, what becomes of its pods is its
+// owner's business. The set is looked at again when time may change that.
 func (o *workloadObservation) stuckProblem(set *assignedSet, summary *rollout.Summary, now time.Time) *rollout.Problem {
 	deployment := rolloutOf(o.deployment)
-	isThere := deployment.Complete && !deployment.Empty && summary.Rendered == summary.Target && summary.Updated == summary.Injected
-	if set.standing == leaving || isThere && (!set.judged || summary.CameToEnd || summary.Available >= deployment.Replicas) {
+	isThere := summary.Rendered == summary.Target && summary.Updated == summary.Injected
+	ended := summary.CameToEnd || deployment.Complete && !deployment.Empty && (!set.judged || summary.Available >= deployment.Replicas)
+	if set.standing == leaving || isThere && ended {
 		return nil
 	}
 	update := set.update()

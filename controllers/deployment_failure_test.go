@@ -89,3 +89,18 @@ func TestAWorkloadWithoutPodsIsStuck(t *testing.T) {
 		t.Errorf("%+v", problem)
 	}
 }
+
+// What a set has brought everywhere is not stuck when another set's rollout of the same pods is.
+func TestASetThatCameToItsEndIsNotStuckWithOthers(t *testing.T) {
+	now := time.Unix(10000, 0)
+	observed := unseenWorkload(2, false)
+	observed.deployment.Status.Replicas, observed.deployment.Status.UpdatedReplicas = 2, 1
+	observed.deployment.Status.Conditions = progressing("ReplicaSetUpdated")
+	observed.pods = []rollout.Pod{{Name: "web-1", Containers: map[string]rollout.Container{"other": {Failing: &rollout.Waiting{Reason: "ErrImagePull"}}}}}
+	for came, want := range map[bool]bool{true: false, false: true} {
+		summary := rollout.Summary{Rendered: "agent-2", Target: "agent-2", Injected: 2, Updated: 2, Available: 1, CameToEnd: came}
+		if problem := observed.problemOf(&observed.assigned[0], summary, newOutcome(nil), now); (problem != nil) != want {
+			t.Errorf("it came to its end: %t, and has problem %+v", came, problem)
+		}
+	}
+}

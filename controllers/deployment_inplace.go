@@ -202,7 +202,7 @@ func (r *deploymentReconciler) updatePods(ctx context.Context, observed *workloa
 	} else {
 		result.tell(update, step, plan)
 	}
-	result.updatesPods = len(step.Updates) > 0
+	result.updatesPods = len(step.Updates) > 0 || step.PrePull.IsUnderWay()
 	if err := r.updateEach(ctx, observed, step.Updates, update.Now); isRefusal(err) {
 		r.seeDisruptions(observed) // nothing was taken
 		return result, r.rememberRefused(observed, update, plan, err)

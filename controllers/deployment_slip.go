@@ -136,14 +136,8 @@ func (r *deploymentReconciler) untilSlipIsOld(observed *workloadObservation, old
 
 // untilComplete is how long an apply of ours is young: the write that hands claims back may not be in the cache yet.
 func (r *deploymentReconciler) untilComplete(deployment *appsv1.Deployment) time.Duration {
-	for i := range deployment.ManagedFields {
-		entry := &deployment.ManagedFields[i]
-		if !injection.IsOurs(entry) || entry.Time == nil {
-			continue
-		}
-		if age := r.now().Sub(entry.Time.Time); age >= 0 && age < slipSettles {
-			return slipSettles - age
-		}
+	if age := r.now().Sub(appliedAt(deployment)); age >= 0 && age < slipSettles {
+		return slipSettles - age
 	}
 	return 0
 }

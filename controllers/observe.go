@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -166,66 +164,6 @@ func isExcluded(deployment *appsv1.Deployment, setName string) bool {
 
 func marksOf(template *corev1.PodTemplateSpec) map[string]string {
 	return injection.Revisions(template.Annotations[v1alpha1.RevisionsAnnotation])
-}
-
-func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
-	status := &deployment.Status
-	result := rollout.Deployment{
-		Observed:      status.ObservedGeneration >= deployment.Generation,
-		New:           status.ObservedGeneration == 0,
-		Paused:        deployment.Spec.Paused,
-		Replicas:      status.Replicas,
-		ReadyReplicas: status.ReadyReplicas,
-	}
-	desired := ptr.Deref(deployment.Spec.Replicas, 1)
-	result.Empty = desired > 0 && status.Replicas == 0 && !result.Paused
-	// That is none, and without one there is no condition Progressing (HasProgressDeadline in deployment/util).
-	if result.Endless = ptr.Deref(deployment.Spec.ProgressDeadlineSeconds, 0) == math.MaxInt32; result.Endless {
-		result.Complete = result.Observed && status.UpdatedReplicas == desired && status.Replicas == desired && status.AvailableReplicas == desired
-	}
-	if progressing := conditionOf(status, appsv1.DeploymentProgressing); progressing != nil {
-		// The Deployment controller keeps this reason from the end of a rollout until the template changes (deployment/progress.go).
-		result.Complete = result.Observed && progressing.Reason == "NewReplicaSetAvailable" && status.UpdatedReplicas == status.Replicas
-		result.Stuck = result.Observed && progressing.Reason == "ProgressDeadlineExceeded"
-	}
-	result.Rolling = isRolling(&result, status, desired)
-	if status.Replicas < desired {
-		result.Stalled = stallOf(deployment, &result)
-	}
-	return result
-}
-
-// stallOf is why a Deployment has fewer pods than it is to have.
-func stallOf(deployment *appsv1.Deployment, state *rollout.Deployment) rollout.Stall {
-	// While a Deployment is paused, nobody takes this condition back (deployment/sync.go).
-	if failure := conditionOf(&deployment.Status, appsv1.DeploymentReplicaFailure); failure != nil && failure.Status == corev1.ConditionTrue {
-		return rollout.Stall{Message: "pods can not be created: " + failure.Message, Since: failure.LastTransitionTime.Time}
-	}
-	if available := conditionOf(&deployment.Status, appsv1.DeploymentAvailable); state.Empty && available != nil && available.Status == corev1.ConditionFalse {
-		return rollout.Stall{Message: "it has no pod", Since: available.LastTransitionTime.Add(gracePeriodOf(deployment))}
-	}
-	return rollout.Stall{}
-}
-
-func conditionOf(status *appsv1.DeploymentStatus, conditionType appsv1.DeploymentConditionType) *appsv1.DeploymentCondition {
-	for i := range status.Conditions {
-		if status.Conditions[i].Type == conditionType {
-			return &status.Conditions[i]
-		}
-	}
-	return nil
-}
-
-// gracePeriodOf is what the containers of a Deployment's pods have to end.
-func gracePeriodOf(deployment *appsv1.Deployment) time.Duration {
-	return time.Duration(ptr.Deref(deployment.Spec.Template.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)) * time.Second
-}
-
-func isRolling(deployment *rollout.Deployment, status *appsv1.DeploymentStatus, desired int32) bool {
-	if !deployment.Observed || deployment.Complete || deployment.Stuck || deployment.Paused {
-		return false
-	}
-	return status.UpdatedReplicas != status.Replicas || status.Replicas != desired
 }
 
 // workloadObservation is what a reconcile of a Deployment decides from.

@@ -99,13 +99,7 @@ var _ = Describe("Many pods of a workload", func() {
 	})
 
 	It("are not stuck while they are updated, though the application fails in one", func(ctx context.Context) {
-		var pods corev1.PodList
-		Expect(k8s.List(ctx, &pods, client.InNamespace(w.namespace))).To(Succeed())
-		failing := &pods.Items[0]
-		application := &failing.Status.ContainerStatuses[0]
-		application.Ready, application.State = false, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
-		Expect(k8s.Status().Update(ctx, failing)).To(Succeed())
-
+		w.failApplication(ctx)
 		Expect(reconcileWeb(ctx)).To(Succeed())
 		Expect(w.deployments.summaries.get(w.key("web"), "agent").Problem).To(BeNil())
 	})
@@ -247,4 +241,15 @@ func (w *world) setReady(ctx context.Context, status corev1.ConditionStatus) {
 		}
 		Expect(k8s.Status().Update(ctx, &pods.Items[i])).To(Succeed())
 	}
+}
+
+// failApplication lets the application crash in some pod.
+func (w *world) failApplication(ctx context.Context) {
+	GinkgoHelper()
+	var pods corev1.PodList
+	Expect(k8s.List(ctx, &pods, client.InNamespace(w.namespace))).To(Succeed())
+	failing := &pods.Items[0]
+	application := &failing.Status.ContainerStatuses[0]
+	application.Ready, application.State = false, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+	Expect(k8s.Status().Update(ctx, failing)).To(Succeed())
 }

@@ -99,6 +99,14 @@ var _ = Describe("Pre-pull", func() {
 		w.writes = nil
 	})
 
+	It("is no standstill, though the application fails in a pod meanwhile", func(ctx context.Context) {
+		w.failApplication(ctx)
+		w.updateSet(ctx, "agent", prePulled(upgraded(modestAgent)))
+		w.carryOn(ctx, "web")
+		Expect(w.pulls(ctx)).To(HaveLen(3))
+		Expect(w.deployments.summaries.get(w.key("web"), "agent").Problem).To(BeNil())
+	})
+
 	It("makes pods that may do nothing, and pull as the workload's pods do", func(ctx context.Context) {
 		w.updateSet(ctx, "agent", prePulled(upgraded(modestAgent)))
 		w.carryOn(ctx, "web")

@@ -26,6 +26,9 @@ const (
 	// have by default (pkg/apis/apps/v1/defaults.go).
 	othersFollow    = time.Minute
 	defaultDeadline = 10 * time.Minute
+	// stepFollows is how long it takes at most from when an updated pod is available until the next one is updated, if it may be: the controller of
+	// PodDisruptionBudgets has to see that first.
+	stepFollows = 10 * time.Second
 	// recoversAfter is how long such a container has to be available to have recovered.
 	recoversAfter = 30 * time.Second
 )
@@ -121,8 +124,11 @@ func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (pr
 		return nil, 0 // to wait for minReadySeconds is not to be late.
 	}
 	deadline := "the Deployment's progressDeadlineSeconds"
+	isUpdated := pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision && s.ProgressDeadline > 0
 	switch {
-	case (deployment.Endless || pod.Update != nil && pod.Update.Revisions[s.Key] == s.Revision) && s.ProgressDeadline > 0:
+	case !isUpdated && s.failingOther(pod) != "":
+		return nil, 0
+	case isUpdated || deployment.Endless && s.ProgressDeadline > 0:
 		since, counts := s.lateSince(pod)
 		if !counts {
 			return nil, 0
@@ -131,7 +137,7 @@ func (s *SetUpdate) lateness(pod *Pod, deployment Deployment, now time.Time) (pr
 			return nil, remaining
 		}
 		deadline = "updateStrategy.progressDeadlineSeconds"
-	case !deployment.Stuck || s.failingOther(pod) != "":
+	case !deployment.Stuck:
 		return nil, 0
 	}
 	return &Problem{v1alpha1.ReasonProgressDeadlineExceeded, fmt.Sprintf("container %q of pod %s is not available within %s: look at its readiness probe and its log",

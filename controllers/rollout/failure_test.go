@@ -56,6 +56,8 @@ func TestFailure(t *testing.T) {
 	born := makePod("a", current).with("agent", unavailable)
 	born.CreatedAt = noon.Add(-time.Minute)
 	aged := makePod("a", current).with("agent", func(c *Container) { c.RunningSince, c.AvailableSince = noon.Add(-5*time.Minute), time.Time{} })
+	broken := makePod("a", current).with("agent", func(c *Container) { c.RunningSince, c.AvailableSince = noon.Add(-time.Hour), time.Time{} }).
+		waits("web", "CrashLoopBackOff", time.Minute)
 	waiting := makePod("a", current).with("agent", func(c *Container) { c.RunningSince, c.AvailableSince = time.Time{}, time.Time{} })
 	for _, test := range []struct {
 		name       string
@@ -116,6 +118,7 @@ func TestFailure(t *testing.T) {
 			name: "until that is over", pods: []Pod{aged}, deployment: Deployment{Endless: true}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
 			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`,
 		},
+		{name: "also there, unless the application fails", pods: []Pod{broken}, deployment: Deployment{Endless: true}},
 		{name: "unless the application fails in it", pods: []Pod{makePod("a", current).with("agent", unavailable).waits("web", "CrashLoopBackOff", time.Minute)}, deployment: Deployment{Stuck: true}},
 		{name: "a stuck rollout with available sidecars is the application's", pods: []Pod{makePod("a", current)}, deployment: Deployment{Stuck: true}},
 		{name: "an init container", pods: []Pod{func() Pod {

@@ -205,6 +205,13 @@ func (p *Pull) deadline() time.Time {
 	return p.CreatedAt.Add(PullDeadline)
 }
 
+// IsUnderWay is true while images are being pulled, and nothing is wrong with that.
+func (s *PrePullStep) IsUnderWay() bool {
+	return len(s.Create) > 0 || slices.ContainsFunc(s.Kept, func(pull Pull) bool {
+		return !pull.Pulled && !pull.late && pull.Rejected == "" && len(pull.Failures) == 0
+	})
+}
+
 func (s *PrePullStep) keeps(node string) bool {
 	return slices.ContainsFunc(s.Kept, func(pull Pull) bool { return pull.Node == node })
 }

@@ -327,3 +327,27 @@ func TestPrePullInRandomFleets(t *testing.T) {
 		}
 	}
 }
+
+func TestAPullIsUnderWayUntilSomethingIsWrong(t *testing.T) {
+	late := pulling("n1")
+	late.CreatedAt = noon.Add(-pullPatience)
+	for name, test := range map[string]struct {
+		pulls []Pull
+		want  bool
+	}{
+		"it is to begin":           {nil, true},
+		"it is pulling":            {[]Pull{pulling("n1")}, true},
+		"the image is there":       {[]Pull{pulled("n1")}, false},
+		"it takes long":            {[]Pull{late}, false},
+		"the image can not be had": {[]Pull{failing("n1")}, false},
+		"the node does not want":   {[]Pull{rejected("n1", time.Second)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			update := ahead(on("n1", makePod("a", old)))
+			update.Pulls = test.pulls
+			if step := NextPods(update).PrePull; step.IsUnderWay() != test.want {
+				t.Errorf("%+v is under way: %t", step, !test.want)
+			}
+		})
+	}
+}

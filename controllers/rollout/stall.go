@@ -6,6 +6,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -78,38 +79,51 @@ func (d *Deployment) patience() time.Duration {
 }
 
 // StuckProblem is why a workload comes no further with a set for reasons that are not the set's: pods of it are not created, started or updated, a
-// container of something else can not be started, or a pod is not ready although the set's sidecars in it are available. It is nil while another
-// pod still gets its update. all are the sets of the workload. recheck is in how long time alone may change that.
+// container of something else can not be started, or a pod is not ready although the set's sidecars in it are available. It is nil while another pod
+// is getting its update. all are the sets of the workload. recheck is in how long time alone may change that.
 func (s *SetUpdate) StuckProblem(all []SetUpdate, pods []Pod, deployment Deployment, now time.Time) (problem *Problem, recheck time.Duration) {
-	patience, first := deployment.patience(), ""
+	patience := deployment.patience()
 	problem, recheck = deployment.Stalled.problem(patience, now)
-	ofPod := problem == nil
-	for i := range pods {
-		pod := &pods[i]
-		ofThis, wait := s.stuckPod(all, pod, patience, now)
-		recheck = soonest(recheck, wait)
-		if ofThis != nil {
-			if ofPod && (first == "" || pod.Name < first) {
-				problem, first = ofThis, pod.Name
-			}
+	for _, pod := range byName(pods) {
+		if pod.Replaced {
 			continue
 		}
-		if remaining, gets := s.getsUpdate(pod, now); gets {
-			return nil, soonest(recheck, remaining)
+		stuck, wait := s.stuckPod(all, pod, patience, now)
+		recheck = soonest(recheck, wait)
+		if stuck == nil {
+			if wait, isUnderWay := s.isUnderWay(pod, now); isUnderWay {
+				return nil, soonest(recheck, wait)
+			}
+		}
+		if problem == nil {
+			problem = stuck
 		}
 	}
 	return problem, recheck
 }
 
-// getsUpdate is true of a pod that was updated in place to the set's revision, and of which the deadline or availability is still to come.
-func (s *SetUpdate) getsUpdate(pod *Pod, now time.Time) (remaining time.Duration, gets bool) {
+func byName(pods []Pod) []*Pod {
+	sorted := make([]*Pod, 0, len(pods))
+	for i := range pods {
+		sorted = append(sorted, &pods[i])
+	}
+	slices.SortFunc(sorted, func(a, b *Pod) int { return strings.Compare(a.Name, b.Name) })
+	return sorted
+}
+
+// isUnderWay is true of a pod that was updated in place to the set's revision, until its sidecars are available, or late, and what follows from that has
+// had its time. wait is how long time alone takes to end it.
+func (s *SetUpdate) isUnderWay(pod *Pod, now time.Time) (wait time.Duration, isUnderWay bool) {
 	if !s.isUpdateOf(pod) {
 		return 0, false
 	}
-	remaining, ready := s.untilAvailable(pod, now)
+	if remaining, ready := s.untilAvailable(pod, now); ready {
+		wait = max(remaining, s.availableSince(pod).Add(stepFollows).Sub(now))
+		return max(0, wait), wait > 0
+	}
 	since, counts := s.lateSince(pod)
-	isInTime := counts && (s.ProgressDeadline == 0 || since.Add(s.ProgressDeadline).After(now))
-	return remaining, !ready && isInTime || remaining > 0
+	wait = since.Add(s.ProgressDeadline).Sub(now)
+	return max(0, wait), counts && wait > 0
 }
 
 // stuckPod is why a pod keeps its workload from getting on with the set, for reasons that are not the set's.
@@ -124,20 +138,22 @@ func (s *SetUpdate) stuckPod(all []SetUpdate, pod *Pod, patience time.Duration, 
 	case available && remaining > 0:
 		return nil, remaining
 	case available && pod.ReadySince.IsZero():
-		if slices.ContainsFunc(all, func(other SetUpdate) bool { _, gets := other.getsUpdate(pod, now); return gets }) {
-			return nil, 0 // which has a deadline of its own
+		for i := range all {
+			if wait, isUnderWay := all[i].isUnderWay(pod, now); isUnderWay {
+				return nil, wait
+			}
 		}
 		stall = Stall{fmt.Sprintf("pod %s is not ready, although the set's sidecars in it are available", pod.Name), latest(s.availableSince(pod), pod.UnreadySince)}
-	case patience > 0 && s.ProgressDeadline > 0 && s.awaitsStart(pod):
-		stall = Stall{fmt.Sprintf("sidecars of pod %s have not been started: look at its init containers and its events", pod.Name), pod.changedAt()}
+	case patience > 0 && s.awaitsStart(pod):
+		stall = Stall{fmt.Sprintf("sidecars of pod %s have not been started, perhaps because of its init containers", pod.Name), pod.changedAt()}
 		patience = max(patience, s.ProgressDeadline)
 	}
 	return stall.problem(patience, now)
 }
 
-// awaitsStart is true of a pod in which some sidecar of the set has never been started, and nothing is wrong with it.
+// awaitsStart is true of a pod that is to have the set's revision, and in which some sidecar has never been started though nothing is wrong with it.
 func (s *SetUpdate) awaitsStart(pod *Pod) bool {
-	return slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool {
+	return pod.Revisions[s.Key] == s.Revision && slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool {
 		container := pod.Containers[sidecar.Name]
 		return container.ID == "" && container.Failing == nil
 	})

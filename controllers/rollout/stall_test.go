@@ -33,6 +33,9 @@ func TestStuckProblem(t *testing.T) {
 	ofOther.Update = &InPlaceUpdate{Revisions: map[string]string{"other": "other-2"}, StartedAt: noon.Add(-time.Minute)}
 	late := ofOther
 	late.Update = &InPlaceUpdate{Revisions: ofOther.Update.Revisions, StartedAt: noon.Add(-time.Hour)}
+	lacks := notReady(makePod("b", old)).with("agent", func(c *Container) { *c = Container{} })
+	replaced := unready
+	replaced.Replaced = true
 	complete := Deployment{Complete: true}
 	for name, test := range map[string]struct {
 		pods       []Pod
@@ -46,15 +49,18 @@ func TestStuckProblem(t *testing.T) {
 		"others are not ready":                    {[]Pod{unready}, complete, isNot, 0},
 		"of two pods, the first":                  {[]Pod{notReady(makePod("c", current)), unready}, complete, isNot, 0},
 		"in whatever order":                       {[]Pod{unready, notReady(makePod("c", current))}, complete, isNot, 0},
-		"another set is being updated in it":      {[]Pod{ofOther}, complete, "", 0},
+		"another set is being updated in it":      {[]Pod{ofOther}, complete, "", 59 * time.Minute},
 		"which takes too long":                    {[]Pod{late}, complete, isNot, 0},
 		"others were ready until a moment ago":    {[]Pod{soon}, complete, "", 40 * time.Second},
 		"the sidecars are for a moment":           {[]Pod{fresh}, complete, "", 40 * time.Second},
 		"the Deployment replaces it":              {[]Pod{unready}, Deployment{}, "", 0},
 		"it may do so for ever":                   {[]Pod{unready}, Deployment{Endless: true}, "", 9 * time.Minute},
-		"another pod is being updated":            {[]Pod{unready, restarting}, complete, "", 0},
-		"the containers were never started":       {[]Pod{blocked}, complete, "sidecars of pod b have not been started: look at its init containers and its events", 0},
+		"another pod is being updated":            {[]Pod{unready, restarting}, complete, "", 290 * time.Second},
+		"the containers were never started":       {[]Pod{blocked}, complete, "sidecars of pod b have not been started, perhaps because of its init containers", 0},
 		"the Deployment brings them":              {[]Pod{blocked}, Deployment{}, "", 0},
+		"they are to come with the next revision": {[]Pod{lacks}, complete, "", 0},
+		"the Deployment takes the pod away":       {[]Pod{replaced}, complete, "", 0},
+		"a pod was updated a moment ago":          {[]Pod{unready, makeUpdated("c", 4*time.Second)}, complete, "", 6 * time.Second},
 		"they have to be started within deadline": {[]Pod{created(blocked, time.Minute)}, complete, "", 4 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -72,7 +72,8 @@ type Summary struct {
 	Phase    Phase
 	// Injected, Updated and Available count pods: with any revision of the set, with Target, and those whose sidecars are available.
 	Injected, Updated, Available int32
-	// CameToEnd is true from when all pods were there and available with Target on, for as long as the template keeps it and it has not failed.
+	// CameToEnd is true from when Target's sidecars were available in all pods, for as long as slip and template keep it and it has not failed. It is
+	// known to this process only: after a restart, or with another leader, they have to be so once more.
 	CameToEnd bool
 	// Restarting counts those of the updated ones whose containers have still to restart for an update in place.
 	Restarting int32
@@ -82,17 +83,17 @@ type Summary struct {
 	Problem *Problem
 }
 
-// SeeEnd sets CameToEnd from what the rest says, from the last summary of the same, nil when there is none, and from whether the revision has failed.
-func (s *Summary) SeeEnd(last *Summary, deployment Deployment, failed bool) {
+// RememberEnd sets CameToEnd from what the rest says, from the last summary of the same, nil when there is none, and from whether the revision has failed.
+func (s *Summary) RememberEnd(last *Summary, deployment Deployment, failed bool) {
 	cameBefore := last != nil && last.CameToEnd && last.Target == s.Target && last.Rendered == s.Rendered
-	comesNow := s.isThroughout(&deployment) && !deployment.Rolling && s.Available >= deployment.Replicas
+	comesNow := s.reachesAllPods(&deployment) && !deployment.Rolling && deployment.Replicas > 0 && s.Available >= deployment.Replicas
 	s.CameToEnd = !failed && (cameBefore || comesNow)
 }
 
-// isThroughout is true when a Deployment's template and all its pods have the target. The template has it from the begin of a promotion on; the
+// reachesAllPods is true when a Deployment's template and all its pods have the target. The template has it from the begin of a promotion on; the
 // Deployment is ours until its end.
-func (s *Summary) isThroughout(deployment *Deployment) bool {
-	return s.Target != "" && s.Rendered == s.Target && s.Phase != Promoting && deployment.Observed && !deployment.Empty &&
+func (s *Summary) reachesAllPods(deployment *Deployment) bool {
+	return s.Target != "" && s.Rendered == s.Target && s.Phase != Promoting && deployment.Observed &&
 		s.Updated >= deployment.Replicas && s.Updated >= s.Injected
 }
 
@@ -195,11 +196,11 @@ func (w *Workload) problem() *Problem {
 // brings, pods without the set may be left, which are in no cache, until a rollout is over.
 func (w *Workload) hasSettled(revision, currentRevision string) bool {
 	summary := w.current()
-	if summary.Target != revision || !summary.isThroughout(&w.Deployment) || (w.Rolling && currentRevision == "") {
+	if summary.Target != revision || !summary.reachesAllPods(&w.Deployment) || (w.Rolling && currentRevision == "") {
 		return false
 	}
-	cameToEnd := summary.CameToEnd || w.Complete && revision == currentRevision
-	return summary.Available >= w.Replicas || cameToEnd && summary.Restarting == 0
+	setCameToEnd := w.Complete && revision == currentRevision && summary.Restarting == 0
+	return summary.CameToEnd || !w.Empty && (summary.Available >= w.Replicas || setCameToEnd)
 }
 
 // isAtRest is true when nothing more happens in a workload with the revision on its slip, unless people act.

@@ -145,7 +145,14 @@ func TestHasSettled(t *testing.T) {
 		"its owner replaces some": {func(w *Workload) {
 			w.Complete, w.Rolling, w.Summary.Available, w.Summary.CameToEnd = false, true, 2, true
 		}, old, true},
-		"its old pods terminate":    {func(w *Workload) { w.Empty, w.Replicas, w.Summary.Injected, w.Summary.Updated = true, 0, 0, 0 }, old, false},
+		"its old pods terminate": {func(w *Workload) { w.Empty, w.Replicas, w.Summary.Injected, w.Summary.Updated = true, 0, 0, 0 }, old, false},
+		"when it came to its end": {func(w *Workload) {
+			w.Empty, w.Replicas, *w.Summary = true, 0, Summary{Target: current, Rendered: current, CameToEnd: true}
+		}, old, true},
+		"it never had a pod": {func(w *Workload) {
+			w.Empty, w.Replicas, *w.Summary = true, 0, Summary{Target: current, Rendered: current}
+		}, current, false},
+		"one restarts for another":  {func(w *Workload) { w.Summary.Available, w.Summary.Restarting, w.Summary.CameToEnd = 2, 1, true }, old, true},
 		"in a promotion":            {func(w *Workload) { w.Summary.Phase = Promoting }, old, false},
 		"paused by its owner":       {func(w *Workload) { w.Complete, w.Paused = false, true }, old, true},
 		"one restarts afterwards":   {func(w *Workload) { w.Summary.Available = 2 }, current, true},
@@ -166,7 +173,7 @@ func TestHasSettled(t *testing.T) {
 }
 
 // That a workload has come to its end is told further on while it has the same revision, on its slip and in its template.
-func TestSeeEnd(t *testing.T) {
+func TestRememberEnd(t *testing.T) {
 	deployment := Deployment{Observed: true, Complete: true, Replicas: 3}
 	whole := Summary{Target: current, Rendered: current, Injected: 3, Updated: 3, Available: 3}
 	part := Summary{Target: current, Rendered: current, Injected: 3, Updated: 3, Available: 2}
@@ -190,10 +197,12 @@ func TestSeeEnd(t *testing.T) {
 		"in a promotion":                    {promoting, nil, deployment, false, false},
 		"pods may be there that none count": {whole, nil, Deployment{Observed: true, Rolling: true, Replicas: 3}, false, false},
 		"there is none yet":                 {Summary{Target: current, Rendered: current}, nil, Deployment{Observed: true, Complete: true, Empty: true}, false, false},
+		"there is to be none":               {Summary{Target: current, Rendered: current}, nil, Deployment{Observed: true, Complete: true}, false, false},
+		"its owner has none for a while":    {Summary{Target: current, Rendered: current}, &ended, Deployment{Observed: true, Complete: true, Empty: true}, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			summary := test.summary
-			if summary.SeeEnd(test.last, test.deployment, test.failed); summary.CameToEnd != test.want {
+			if summary.RememberEnd(test.last, test.deployment, test.failed); summary.CameToEnd != test.want {
 				t.Errorf("came to its end: %t", summary.CameToEnd)
 			}
 		})

@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -46,6 +47,20 @@ var _ = Describe("A fleet: a workload's turn", func() {
 		release(ctx, held)
 		shop.waitUntilReady(ctx, "log-agent")
 		Expect(shop.problems(ctx, "log-agent")).To(BeEmpty())
+	})
+
+	It("comes when the one before is over, also when a new sidecar comes to pods that have run for long without it", func(ctx SpecContext) {
+		objects, names := fleet(4, 1)
+		shop.apply(ctx, objects...)
+		set := logAgent().AtATime("100%").ProgressDeadline(30)
+		shop.inject(ctx, set, names...)
+		injected := time.Now()
+		Eventually(ctx, func() time.Duration { return time.Since(injected) }).WithTimeout(2 * timeout).Should(BeNumerically(">", time.Minute))
+
+		most := shop.watch(ctx, isBeingUpdated)
+		shop.apply(ctx, set.AtATime("1").Container("shipper", "busybox:1").Obj())
+		shop.waitUntilReady(ctx, "log-agent")
+		Expect(most()).To(Equal(1))
 	})
 
 	It("stays over, whatever its pods do while others have theirs", func(ctx SpecContext) {
