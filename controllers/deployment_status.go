@@ -27,7 +27,7 @@ func rolloutOf(deployment *appsv1.Deployment) rollout.Deployment {
 	}
 	desired := ptr.Deref(deployment.Spec.Replicas, 1)
 	result.Empty = desired > 0 && status.Replicas == 0 && !result.Paused
-	// That is none, and without one there is no condition Progressing (HasProgressDeadline in deployment/util).
+	// The largest deadline is none, and without one there is no condition Progressing (HasProgressDeadline in deployment/util).
 	if result.Endless = ptr.Deref(deployment.Spec.ProgressDeadlineSeconds, 0) == math.MaxInt32; result.Endless {
 		result.Complete = result.Observed && status.UpdatedReplicas == desired && status.Replicas == desired && status.AvailableReplicas == desired
 	}

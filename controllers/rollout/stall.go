@@ -88,15 +88,13 @@ func (s *SetUpdate) StuckProblem(all []SetUpdate, pods []Pod, deployment Deploym
 		if pod.Replaced {
 			continue
 		}
-		stuck, wait := s.stuckPod(all, pod, patience, now)
-		recheck = soonest(recheck, wait)
-		if stuck == nil {
-			if wait, isUnderWay := s.isUnderWay(pod, now); isUnderWay {
-				return nil, soonest(recheck, wait)
-			}
+		ofPod, untilStuck := s.stuckPod(all, pod, patience, now)
+		recheck = soonest(recheck, untilStuck)
+		if wait, isUnderWay := s.isUnderWay(pod, now); ofPod == nil && isUnderWay {
+			return nil, soonest(recheck, wait)
 		}
 		if problem == nil {
-			problem = stuck
+			problem = ofPod
 		}
 	}
 	return problem, recheck
