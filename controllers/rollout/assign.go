@@ -31,7 +31,8 @@ func Assign(set Set, workloads []Workload) []Slip {
 		case atOnce:
 		case busy && (workload.Slip == "" || workload.Slip != set.Status.CurrentRevision):
 			// One that is being changed already takes no other place.
-		case busy && free < 0, !busy && free <= 0:
+		case busy && (free < 0 || workload.Summary == nil), !busy && free <= 0:
+			// One that was not looked at yet, as after a restart, may only seem busy, and would go before its turn.
 			continue
 		case !busy:
 			free--

@@ -56,6 +56,11 @@ func TestAssign(t *testing.T) {
 		{"one by default", nil, []Workload{behind, another}, "another=set-2"},
 		{"one that is busy takes the place", nil, []Workload{behind, busy}, ""},
 		{"one that was not looked at is taken for busy", nil, []Workload{behind, makeWorkload("new").selected().assigned(current)}, ""},
+		{
+			"but does not go before its turn for that", func(set *Set) { set.MaxConcurrentWorkloads = atMost("2") },
+			[]Workload{another, behind, makeWorkload("new").selected().assigned(old)},
+			"another=set-2",
+		},
 		{"one whose template was cleaned a moment ago takes it, too", nil, []Workload{unselected, gone}, ""},
 		{"one that is being cleaned takes it", nil, []Workload{behind, leaving}, ""},
 		{"one that waits for its owner does not", nil, []Workload{behind, busy.at(old, 3, 1, 1).with(&Problem{v1alpha1.ReasonWorkloadPaused, ""})}, "behind=set-2"},
