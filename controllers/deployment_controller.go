@@ -35,6 +35,7 @@ type deploymentReconciler struct {
 
 	disruptions *disruptions
 	promotions  *promotions
+	turns       *turns
 	renderings  *renderings
 	preflights  preflights
 }
@@ -200,7 +201,9 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		set := &observed.assigned[i]
 		summary := set.summary
 		summary.Rendered, summary.Phase = marks[set.Key], outcome.phases[set.Key]
-		summary.RememberEnd(r.summaries.get(name, set.Key), rolloutOf(observed.deployment), set.failure != nil)
+		last := r.summaries.get(name, set.Key)
+		summary.RememberEnd(last, rolloutOf(observed.deployment), set.failure != nil)
+		summary.RememberRest(last, set.strategy.Partition.String(), set.awaitsTurn)
 		summary.Problem = observed.problemOf(set, summary, outcome, r.now())
 		if set.standing == leaving && summary.Problem == nil {
 			continue

@@ -33,6 +33,7 @@ func (r *deploymentReconciler) assess(observed *workloadObservation) {
 		if set.standing == leaving {
 			continue
 		}
+		set.awaitsTurn = r.awaitsTurn(observed, set)
 		failure, recheck := update.Failure(observed.pods, rolloutOf(observed.deployment), now)
 		set.failure, set.recheck = failure, soonest(set.recheck, recheck)
 		if set.outdated {
@@ -66,8 +67,8 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 	if isTold && told.Reason != v1alpha1.ReasonDisruptionBudget {
 		return &told
 	}
-	rests := summary.Phase == rollout.Withheld || summary.Phase == rollout.Partitioned
-	if rests {
+	isKept := summary.Phase == rollout.Withheld || summary.Phase == rollout.Partitioned
+	if isKept {
 		if problem := o.failureAsKept(set, now); problem != nil {
 			return problem
 		}
@@ -77,7 +78,7 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 			return problem
 		}
 	}
-	if !rests && !outcome.updatesPods {
+	if !isKept && summary.Phase != rollout.AwaitingTurn && !outcome.updatesPods {
 		if problem := o.stuckProblem(set, &summary, now); problem != nil {
 			return problem
 		}

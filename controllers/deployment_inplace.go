@@ -176,6 +176,7 @@ func (o *workloadObservation) podUpdate(plan *injection.Plan) rollout.PodUpdate 
 			if added.Partition = o.partitionOf(set); added.Partition != nil {
 				added.Kept = o.whatIsKept(set)
 			}
+			added.AwaitsTurn = set.awaitsTurn
 			update.Sets = append(update.Sets, added)
 		}
 	}
@@ -261,15 +262,16 @@ func (o *outcome) tell(update rollout.PodUpdate, step rollout.PodStep, plan *inj
 	o.recheck = soonest(o.recheck, step.Recheck)
 	for i := range update.Sets {
 		key := update.Sets[i].Key
+		phase, rests := step.Resting[key]
 		switch {
-		case step.AtPartition[key]:
-			o.phases[key] = rollout.Partitioned
+		case rests:
+			o.phases[key] = phase
 		case step.Done && plan.Changed:
 			o.phases[key] = rollout.Promoting
 		case !step.Done && !step.Vacant:
 			o.phases[key] = rollout.UpdatingPods
 		}
-		if step.BlockedByDisruptionBudget && !step.AtPartition[key] && update.Sets[i].IsBehind(update.Pods, update.Now) {
+		if step.BlockedByDisruptionBudget && !rests && update.Sets[i].IsBehind(update.Pods, update.Now) {
 			o.problems[key] = rollout.Problem{
 				Reason:  v1alpha1.ReasonDisruptionBudget,
 				Message: "a PodDisruptionBudget allows no disruption of its pods now: they are updated when it does",

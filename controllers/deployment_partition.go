@@ -8,7 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
@@ -22,6 +24,16 @@ func (o *workloadObservation) partitionOf(set *assignedSet) *intstr.IntOrString 
 		return nil
 	}
 	return set.strategy.Partition
+}
+
+// awaitsTurn is true of a set that may not go on with what its partition has come to let go, because it was not called to this workload yet.
+func (r *deploymentReconciler) awaitsTurn(observed *workloadObservation, set *assignedSet) bool {
+	if !set.judged || marksOf(observed.workload.Template)[set.Key] == set.Revision {
+		return false
+	}
+	name, partition := client.ObjectKeyFromObject(observed.deployment), set.strategy.Partition.String()
+	return rollout.AwaitsTurn(r.summaries.get(name, set.Key), set.Revision, partition) &&
+		!r.turns.has(types.NamespacedName{Namespace: name.Namespace, Name: set.Key}, name, turn{set.Revision, partition})
 }
 
 // templated is a set with the revision that the template has, or had before somebody took the set out of it. It is held as it is when that revision is

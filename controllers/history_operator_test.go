@@ -95,14 +95,16 @@ func newProcess(ctx context.Context, laboratory *laboratory, server *apiServer) 
 		}
 	})
 	api := &operatorClient{process: p}
-	p.observer = &observer{cache: cachedReader{p}, live: api, summaries: summaries, operatorNamespace: "sidecarset-system"}
+	call := func(workload types.NamespacedName) { p.enqueue(task{deploymentKind, workload.Name}, 0) }
+	turns := newTurns(call)
+	p.observer = &observer{cache: cachedReader{p}, live: api, summaries: summaries, turns: turns, operatorNamespace: "sidecarset-system"}
 	recorder := &events.FakeRecorder{}
 	writer := &writer{client: api}
-	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, recorder: recorder, now: func() time.Time { return p.server.now }})
+	p.sets = reconcile.AsReconciler(client.Client(api), &sidecarSetReconciler{observer: p.observer, writer: writer, turns: turns, recorder: recorder, now: func() time.Time { return p.server.now }})
 	p.deployments = &deploymentReconciler{
 		observer: p.observer, writer: writer, renderer: p.renderer, summaries: summaries, refusals: newRefusals(), unseen: newUnseen(), sightings: newSightings(), disruptions: newDisruptions(), recorder: recorder, podSlots: newPodSlots(1), renderings: newRenderings(),
-		promotions: newPromotions(1, func(workload types.NamespacedName) { p.enqueue(task{deploymentKind, workload.Name}, 0) }),
-		now:        func() time.Time { return p.server.now },
+		promotions: newPromotions(1, call), turns: turns,
+		now: func() time.Time { return p.server.now },
 	}
 	p.cache = newLagging(p.server, p.see, allKinds...)
 	return p

@@ -37,6 +37,7 @@ type observer struct {
 	// live reads from the API server: managed fields of other managers are not in the cache.
 	live              client.Reader
 	summaries         *summaries
+	turns             *turns
 	operatorNamespace string
 }
 
@@ -125,6 +126,7 @@ func (o *observer) addDeployment(observed *setObservation, deployment *appsv1.De
 		Deployment: rolloutOf(deployment),
 		Summary:    o.summaries.get(client.ObjectKeyFromObject(deployment), key),
 	}
+	workload.Called = o.turns.has(client.ObjectKeyFromObject(observed.set), client.ObjectKeyFromObject(deployment), turnOf(observed.set, workload.Slip))
 	// A retained template is its owner's, marks included.
 	_, marked := marksOf(&deployment.Spec.Template)[key]
 	workload.Leaving = workload.Slip == "" && !workload.Carried && !marked && observed.populated[deployment.UID]
@@ -210,6 +212,8 @@ type assignedSet struct {
 	// kept is true of a set that is to stay in the template at the revision that it has there, because its partition keeps some pods at that, and
 	// withheld when that is so in all pods.
 	kept, withheld bool
+	// awaitsTurn is true of a set whose partition was lowered, and which is to go on in other workloads first.
+	awaitsTurn bool
 	// stays is true of a set whose pods can not go back to what is kept, because the API server refuses that.
 	stays bool
 	// standing says how the set stands to the workload.

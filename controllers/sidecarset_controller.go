@@ -32,6 +32,7 @@ import (
 type sidecarSetReconciler struct {
 	observer *observer
 	writer   *writer
+	turns    *turns
 	recorder events.EventRecorder
 	now      func() time.Time
 	// pace is how long at least lies between two writes of a set's status, unless a revision has failed in the meantime.
@@ -45,6 +46,9 @@ type setPlan struct {
 	// revision is nil when the spec is invalid or the set is being deleted.
 	revision *rollout.Next
 	slips    []rollout.Slip
+	// called are the workloads whose turn it is to go on to what the partition has come to let go.
+	called   []types.NamespacedName
+	turn     turn
 	released bool
 	prune    []rollout.Revision
 	// status is nil while some workload has not been looked at yet.
@@ -106,7 +110,8 @@ func decideSet(observed *setObservation, now time.Time) (*setPlan, error) {
 			plan.prune = rollout.Prune(observed.history, observed.inUse, *spec.RevisionHistoryLimit)
 		}
 	}
-	plan.slips = rollout.Assign(set, observed.workloads)
+	plan.slips, plan.called = rollout.Assign(set, observed.workloads)
+	plan.turn = turnOf(observed.set, set.UpdateRevision)
 	plan.released = set.Deleting && rollout.Released(observed.workloads)
 	if rollout.Known(observed.workloads) {
 		status := rollout.Status(set, observed.workloads)
@@ -130,6 +135,7 @@ func rolloutSet(set *v1alpha1.SidecarSet, now time.Time) rollout.Set {
 		Retain:                 set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy,
 		Halt:                   strategy.OnFailure == v1alpha1.HaltFailurePolicy,
 		Partitioned:            rollout.KeepsPods(strategy.Partition),
+		Partition:              strategy.Partition.String(),
 		MaxConcurrentWorkloads: strategy.MaxConcurrentWorkloads,
 		Invalid:                injection.Validate(&set.Spec),
 		Status:                 set.Status,
@@ -147,6 +153,7 @@ func (r *sidecarSetReconciler) act(ctx context.Context, observed *setObservation
 		return err
 	}
 	errs := []error{r.assignAll(ctx, observed, plan.slips)}
+	r.turns.put(client.ObjectKeyFromObject(set), plan.turn, plan.called)
 	for _, revision := range plan.prune {
 		errs = append(errs, r.writer.deleteRevision(ctx, set.Namespace, revision.Name))
 	}

@@ -94,11 +94,12 @@ func newWorld(ctx context.Context) *world {
 	Expect(err).NotTo(HaveOccurred())
 	operator := interceptor.NewClient(base, w.intercept())
 	summaries := newSummaries(func(string, []string) {})
-	observer := &observer{cache: uncached{operator}, live: operator, summaries: summaries, operatorNamespace: "sidecarset-system"}
-	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, recorder: w.recorder, now: func() time.Time { return time.Now().Add(w.ahead) }}
+	turns := newTurns(func(types.NamespacedName) {})
+	observer := &observer{cache: uncached{operator}, live: operator, summaries: summaries, turns: turns, operatorNamespace: "sidecarset-system"}
+	w.sets = &sidecarSetReconciler{observer: observer, writer: &writer{client: operator}, turns: turns, recorder: w.recorder, now: func() time.Time { return time.Now().Add(w.ahead) }}
 	w.deployments = &deploymentReconciler{
 		observer: observer, writer: &writer{client: operator}, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
-		sightings: newSightings(), disruptions: newDisruptions(), recorder: w.recorder, podSlots: newPodSlots(podWritesAtATime), renderings: newRenderings(), promotions: newPromotions(promotionsAtATime, func(types.NamespacedName) {}),
+		sightings: newSightings(), disruptions: newDisruptions(), recorder: w.recorder, podSlots: newPodSlots(podWritesAtATime), renderings: newRenderings(), promotions: newPromotions(promotionsAtATime, func(types.NamespacedName) {}), turns: turns,
 		now: func() time.Time { return time.Now().Add(w.ahead) },
 	}
 	return w

@@ -80,20 +80,22 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 			changedSets <- event.TypedGenericEvent[*v1alpha1.SidecarSet]{Object: set}
 		}
 	})
-	observer := &observer{cache: mgr.GetClient(), live: mgr.GetAPIReader(), summaries: summaries, operatorNamespace: options.OperatorNamespace}
+	called := make(chan event.GenericEvent, 1024)
+	call := func(workload types.NamespacedName) {
+		called <- event.GenericEvent{Object: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: workload.Namespace, Name: workload.Name}}}
+	}
+	turns := newTurns(call)
+	observer := &observer{cache: mgr.GetClient(), live: mgr.GetAPIReader(), summaries: summaries, turns: turns, operatorNamespace: options.OperatorNamespace}
 	writer := &writer{client: mgr.GetClient()}
-	sets := &sidecarSetReconciler{observer: observer, writer: writer, recorder: mgr.GetEventRecorder("sidecarset"), now: time.Now, pace: statusInterval}
+	sets := &sidecarSetReconciler{observer: observer, writer: writer, turns: turns, recorder: mgr.GetEventRecorder("sidecarset"), now: time.Now, pace: statusInterval}
 	if err := setupSets(mgr, sets, changedSets); err != nil {
 		return fmt.Errorf("setting up the controller of SidecarSets: %w", err)
 	}
-	called := make(chan event.GenericEvent, 1024)
 	deployments := &deploymentReconciler{
 		observer: observer, writer: writer, renderer: injection.NewRenderer(), summaries: summaries, refusals: newRefusals(), unseen: newUnseen(),
 		sightings: newSightings(), disruptions: newDisruptions(), recorder: sets.recorder, now: sets.now,
 		podSlots: newPodSlots(options.ConcurrentWorkloads), renderings: newRenderings(),
-		promotions: newPromotions(promotionsAtATime, func(workload types.NamespacedName) {
-			called <- event.GenericEvent{Object: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: workload.Namespace, Name: workload.Name}}}
-		}),
+		promotions: newPromotions(promotionsAtATime, call), turns: turns,
 	}
 	if err := setupDeployments(mgr, deployments, options.ConcurrentWorkloads, called); err != nil {
 		return fmt.Errorf("setting up the controller of Deployments: %w", err)

@@ -3,7 +3,11 @@
 
 package rollout
 
-import "slices"
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+)
 
 // Slip is what has to be written on a workload's order slip.
 type Slip struct {
@@ -12,34 +16,50 @@ type Slip struct {
 	Revision string
 }
 
-// Assign returns the slips that have to change now, in the order of the waves. A change that makes a workload busy takes one of the free
-// places; there are as many as maxConcurrentWorkloads. A workload whose slip can not be changed takes none.
-func Assign(set Set, workloads []Workload) []Slip {
+// Assign returns the slips that have to change now, in the order of the waves, and the workloads whose turn it is to go on after the partition was
+// lowered. What makes a workload busy takes one of the free places; there are as many as maxConcurrentWorkloads. A workload whose slip can not be
+// changed takes none.
+func Assign(set Set, workloads []Workload) (slips []Slip, called []types.NamespacedName) {
 	if set.waits() {
-		return nil
+		return nil, nil
 	}
 	free := freePlaces(&set, workloads)
 	stopped := firstFailed(&set, workloads) != nil
 	waits := mayNotHave(&set, workloads)
-	var slips []Slip
+	afterCanaries := waitsForCanaries(&set, workloads)
 	for _, workload := range inOrder(&set, workloads) {
 		goal, atOnce := set.goal(&workload, stopped, waits(&workload))
-		if goal == workload.Slip || workload.isRefused() {
+		hasIt := goal == workload.Slip
+		if goesOn := workload.awaitsTurn(&set) && !stopped && (!afterCanaries || workload.Canary); hasIt && !goesOn {
 			continue
 		}
-		switch busy := workload.isBusy(set.Status.CurrentRevision); {
-		case atOnce:
-		case busy && (workload.Slip == "" || workload.Slip != set.Status.CurrentRevision):
-			// One that is being changed already takes no other place.
-		case busy && (free < 0 || workload.Summary == nil), !busy && free <= 0:
-			// One that was not looked at yet, as after a restart, may only seem busy, and would go before its turn.
+		takes, fits := workload.takesPlace(&set, atOnce, free)
+		if !fits || !hasIt && workload.isRefused() {
 			continue
-		case !busy:
+		}
+		if takes {
 			free--
 		}
-		slips = append(slips, Slip{Namespace: workload.Namespace, Name: workload.Name, Revision: goal})
+		if hasIt {
+			called = append(called, types.NamespacedName{Namespace: workload.Namespace, Name: workload.Name})
+		} else {
+			slips = append(slips, Slip{Namespace: workload.Namespace, Name: workload.Name, Revision: goal})
+		}
 	}
-	return slips
+	return slips, called
+}
+
+// takesPlace tells whether a change takes a workload another place, and whether it may be made while so many are free.
+func (w *Workload) takesPlace(set *Set, atOnce bool, free int32) (takes, fits bool) {
+	busy := w.isBusy(set)
+	switch {
+	case atOnce, busy && (w.Slip == "" || w.Slip != set.Status.CurrentRevision): // which is being changed already
+		return false, true
+	case busy:
+		// One that was not looked at yet, as after a restart, may only seem busy, and would go before its turn.
+		return false, free >= 0 && w.Summary != nil
+	}
+	return true, free > 0
 }
 
 // mayNotHave tells which workloads may not have the update revision yet: those that canaries go before, those in which a partition keeps what they

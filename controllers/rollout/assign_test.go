@@ -129,13 +129,68 @@ func TestAssign(t *testing.T) {
 			if test.set != nil {
 				test.set(&set)
 			}
-			if got := slipsLine(Assign(set, test.workloads)); got != test.want {
+			slips, _ := Assign(set, test.workloads)
+			if got := slipsLine(slips); got != test.want {
 				t.Errorf("slips %q, want %q", got, test.want)
 			}
 		})
 	}
 	if Released([]Workload{done}) || Released([]Workload{leaving}) || !Released([]Workload{newcomer}) {
 		t.Error("a set is released exactly when no slip and no template has anything of it")
+	}
+}
+
+// A partition that was lowered lets no more workloads go on at the same time than any other change.
+func TestAssignCallsWorkloads(t *testing.T) {
+	waiting := func(name string) Workload {
+		return makeWorkload(name).selected().assigned(current).at(old, 3, 1, 1).in(AwaitingTurn)
+	}
+	called := func(workload Workload) Workload { workload.Called = true; return workload }
+	lowered := func(workload Workload) Workload {
+		workload.Summary = &Summary{Target: current, Rendered: old, Injected: 3, Phase: Partitioned, RestsAt: "100%"}
+		return workload
+	}
+	partitioned := makeWorkload("partitioned").selected().assigned(current).at(old, 3, 1, 1).in(Partitioned)
+	busy := makeWorkload("busy").selected().assigned(current).at(old, 3, 1, 1).in(UpdatingPods)
+	behind := makeWorkload("behind").selected().assigned(old).at(old, 3, 3, 3)
+	failed := makeWorkload("failed").selected().assigned(current).at(old, 3, 1, 0).in(UpdatingPods).with(&Problem{v1alpha1.ReasonCrashLoop, "it crashes"})
+	two := func(set *Set) { set.MaxConcurrentWorkloads = atMost("2") }
+	for _, test := range []struct {
+		name      string
+		set       func(*Set)
+		workloads []Workload
+		want      string
+	}{
+		{"as many as there are places", two, []Workload{waiting("a"), waiting("b"), waiting("c"), partitioned}, "a b"},
+		{"one that is busy takes a place", two, []Workload{waiting("a"), waiting("b"), busy}, "a"},
+		{"one that was called takes it until it has gone on", nil, []Workload{waiting("a"), called(waiting("b"))}, "b"},
+		{"and no slip is changed meanwhile", nil, []Workload{called(waiting("a")), behind}, "a"},
+		{"slips are changed in the same order", nil, []Workload{behind, waiting("a")}, "a"},
+		{"and one that only waits takes no place from them", two, []Workload{behind, waiting("a"), waiting("z")}, "a behind=set-2"},
+		{"canaries first", two, []Workload{waiting("a"), waiting("b").canary()}, "b"},
+		{"one that has not seen the partition yet takes a place", nil, []Workload{waiting("a"), waiting("b"), partitioned.canary(), lowered(partitioned)}, ""},
+		{"others after them", two, []Workload{waiting("a"), partitioned.canary()}, "a"},
+		{"none after a failure", two, []Workload{waiting("a"), failed}, ""},
+		{"none while the set is paused", func(set *Set) { set.Paused = true }, []Workload{called(waiting("a"))}, ""},
+		{"none with a revision that the set has moved on from", nil, []Workload{waiting("a").assigned("set-1.5").at(old, 3, 1, 1).in(AwaitingTurn)}, "a=set-2"},
+		{"going back, one that waits is changed like one at rest", func(set *Set) { rolledBackTo(set, old) }, []Workload{waiting("a"), waiting("b")}, "a=set-1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			set := makeSet()
+			set.Status.CurrentRevision = old
+			if test.set != nil {
+				test.set(&set)
+			}
+			slips, called := Assign(set, test.workloads)
+			words := []string{}
+			for _, name := range called {
+				words = append(words, name.Name)
+			}
+			slices.Sort(words)
+			if got := strings.TrimSpace(strings.Join(words, " ") + " " + slipsLine(slips)); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
 	}
 }
 
@@ -189,7 +244,7 @@ func makeFleet(t *testing.T) *fleet {
 
 // round assigns, and lets every workload that is being changed go on.
 func (f *fleet) round() bool {
-	slips := Assign(f.set, f.workloads)
+	slips, _ := Assign(f.set, f.workloads)
 	for _, slip := range slips {
 		index := slices.IndexFunc(f.workloads, func(workload Workload) bool { return workload.Name == slip.Name })
 		f.workloads[index].Slip = slip.Revision
@@ -201,7 +256,7 @@ func (f *fleet) round() bool {
 	busy := 0
 	for i := range f.workloads {
 		workload := &f.workloads[i]
-		if workload.Summary != nil && workload.isBusy(f.set.Status.CurrentRevision) {
+		if workload.Summary != nil && workload.isBusy(&f.set) {
 			busy++
 		}
 		switch left := f.left[workload.Name]; {

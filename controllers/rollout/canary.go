@@ -11,7 +11,7 @@ func canaries(set *Set, workloads []Workload) (all, pending int32) {
 			continue
 		}
 		all++
-		if workload.Slip != set.UpdateRevision || !workload.isAtRest(set.Status.CurrentRevision) {
+		if workload.Slip != set.UpdateRevision || !workload.isAtRest(set) {
 			pending++
 		}
 	}

@@ -41,8 +41,9 @@ type PodStep struct {
 	Done bool
 	// Vacant is true when there is no pod, or is to be none, and no partition that would have pods born at old revisions.
 	Vacant bool
-	// AtPartition has the keys of the sets that are at rest because of a partition, whatever the others do.
-	AtPartition map[string]bool
+	// Resting has the keys of the sets that are at rest because of a partition, or because it is not their turn to go on after it was lowered, whatever
+	// the others do.
+	Resting map[string]Phase
 	// BlockedByDisruptionBudget is true when a PodDisruptionBudget alone keeps pods from being updated.
 	BlockedByDisruptionBudget bool
 	// PrePull is what to do about images that have to be on nodes first.
@@ -169,7 +170,7 @@ func NextPods(update PodUpdate) PodStep {
 	step.PrePull = pulls.step()
 	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
 	step.conclude(&update, len(pods))
-	step.AtPartition = step.atPartition(&update)
+	step.Resting = step.resting(&update)
 	return step
 }
 
@@ -187,18 +188,25 @@ func (s *PodStep) conclude(update *PodUpdate, pods int) {
 	s.partitioned = s.partitioned && len(s.Updates) == 0 && update.onlyPartitioned()
 }
 
-// atPartition are the keys of the sets with which no more happens because of partitions.
-func (s *PodStep) atPartition(update *PodUpdate) map[string]bool {
-	keys := map[string]bool{}
+// resting are the sets with which no more happens because of partitions, by key.
+func (s *PodStep) resting(update *PodUpdate) map[string]Phase {
+	phases := map[string]Phase{}
 	for i := range update.Sets {
 		set := &update.Sets[i]
 		isUpdated := slices.ContainsFunc(s.Updates, func(patch PodPatch) bool {
 			return slices.ContainsFunc(patch.Sets, func(updated SetUpdate) bool { return updated.Key == set.Key })
 		})
-		isKept := KeepsPods(set.Partition) && set.IsBehind(update.Pods, update.Now) && update.quota(set) == 0
-		keys[set.Key] = !s.settling[set.Key] && !isUpdated && (s.partitioned || isKept)
+		isBehind := set.IsBehind(update.Pods, update.Now)
+		isKept := (KeepsPods(set.Partition) || set.AwaitsTurn) && isBehind && update.quota(set) == 0
+		switch {
+		case s.settling[set.Key] || isUpdated || !s.partitioned && !isKept:
+		case set.AwaitsTurn && isBehind && update.beyondPartition(set) > 0:
+			phases[set.Key] = AwaitingTurn
+		default:
+			phases[set.Key] = Partitioned
+		}
 	}
-	return keys
+	return phases
 }
 
 // leavesAlone is true of a pod that the Deployment's rollout replaces, or that it may be counting on.
@@ -254,8 +262,16 @@ func (u *PodUpdate) compare(a, b Pod) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// quota is how many more pods of a set may be updated before its partition keeps the rest.
+// quota is how many more pods of a set may be updated now before its partition keeps the rest.
 func (u *PodUpdate) quota(set *SetUpdate) int32 {
+	if set.AwaitsTurn {
+		return 0
+	}
+	return u.beyondPartition(set)
+}
+
+// beyondPartition is how many more pods of a set may be updated before its partition keeps the rest, when it is its turn.
+func (u *PodUpdate) beyondPartition(set *SetUpdate) int32 {
 	quota := u.Desired - Partition(set.Partition, u.Desired)
 	for i := range u.Pods {
 		if set.isCurrent(&u.Pods[i]) {

@@ -146,6 +146,16 @@ func TestNextPods(t *testing.T) {
 			unproven(u)
 			u.Sets[0].Partition = number(1)
 		}, recheck: time.Second},
+		{name: "before its turn, no more pods go", update: makeUpdate(makePod("a", old), makePod("b", current)), change: func(u *PodUpdate) {
+			u.Sets[0].AwaitsTurn = true
+		}, state: "awaiting its turn"},
+		{name: "nor one that is unavailable", update: makeUpdate(notReady(makePod("a", old)), makePod("b", current)), change: func(u *PodUpdate) {
+			u.Sets[0].AwaitsTurn = true
+		}, state: "awaiting its turn"},
+		{name: "what went before its turn is done first", update: makeUpdate(sinceUpdate(4*time.Second), makePod("b", old)), change: func(u *PodUpdate) {
+			unproven(u)
+			u.Sets[0].AwaitsTurn = true
+		}, recheck: time.Second},
 		{name: "with all at once, nothing is waited for", update: makeUpdate(sinceUpdate(time.Second), makePod("b", old), makePod("c", old)), change: func(u *PodUpdate) {
 			unproven(u)
 			u.Sets[0].MaxUnavailable = percent("100%")
@@ -171,8 +181,10 @@ func TestNextPods(t *testing.T) {
 				state = "done"
 			case step.Vacant:
 				state = "vacant"
-			case step.AtPartition["set"]:
+			case step.Resting["set"] == Partitioned:
 				state = "partitioned"
+			case step.Resting["set"] == AwaitingTurn:
+				state = "awaiting its turn"
 			case step.BlockedByDisruptionBudget:
 				state = "disruption budget"
 			}
@@ -324,12 +336,20 @@ func TestSetsSettleOneByOne(t *testing.T) {
 	update.Sets[0].Partition = &partition
 	update.Sets = append(update.Sets, SetUpdate{Key: "other", Revision: current, Sidecars: []corev1.Container{{Name: "other", Image: current}}})
 	step := NextPods(update)
-	if !step.AtPartition["set"] || step.AtPartition["other"] {
-		t.Errorf("at their partitions: %v", step.AtPartition)
+	if step.Resting["set"] != Partitioned || step.Resting["other"] != "" {
+		t.Errorf("at rest: %v", step.Resting)
 	}
 	update.Sets[1].Revision, update.DisruptionBudgets = "set-3", allows(0, 1, 1)
-	if step := NextPods(update); !step.BlockedByDisruptionBudget || !step.AtPartition["set"] || step.AtPartition["other"] {
-		t.Errorf("with another set that waits for a budget, at their partitions: %v", step.AtPartition)
+	if step := NextPods(update); !step.BlockedByDisruptionBudget || step.Resting["set"] != Partitioned || step.Resting["other"] != "" {
+		t.Errorf("with another set that waits for a budget, at rest: %v", step.Resting)
+	}
+	update.Sets[0].AwaitsTurn = true
+	if step := NextPods(update); step.Resting["set"] != Partitioned {
+		t.Errorf("when its turn would change nothing, at rest: %v", step.Resting)
+	}
+	update.Sets[0].Partition = nil
+	if step := NextPods(update); step.Resting["set"] != AwaitingTurn || step.Done {
+		t.Errorf("before its turn, at rest: %v", step.Resting)
 	}
 	update.Sets[1].Revision = current
 	if !update.Sets[0].IsBehind(update.Pods, noon) || update.Sets[1].IsBehind(update.Pods, noon) {

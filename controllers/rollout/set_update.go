@@ -26,6 +26,8 @@ type SetUpdate struct {
 	// it keeps, and that fail with something else; nil when there is no such thing.
 	Partition *intstr.IntOrString
 	Kept      *SetUpdate
+	// AwaitsTurn is true while nothing more goes on in the workload than what is at rest, though the partition would let it: it is others' turn.
+	AwaitsTurn bool
 	// OfFailed is true of what only pods are to get in which another revision failed.
 	OfFailed        bool
 	MinReadySeconds int32

@@ -34,7 +34,9 @@ type Set struct {
 	// Halt is true when a failure is to leave everything as it is, instead of taking the update revision back.
 	Halt bool
 	// Partitioned is true when some pods of each workload are to keep the current revision.
-	Partitioned            bool
+	Partitioned bool
+	// Partition is that partition, as a summary's RestsAt has it.
+	Partition              string
 	MaxConcurrentWorkloads *intstr.IntOrString
 	// Invalid says what is wrong with the spec; empty when it is valid.
 	Invalid []string
@@ -98,7 +100,9 @@ type tally struct {
 	// partitioned are those of which a partition keeps some pods, and withheld those of which it keeps all.
 	partitioned, withheld int32
 	// queued are those with a revision from before, for which it is not the turn yet; goingBack those that a failed revision is being taken out of.
-	queued, goingBack                               int32
+	queued, goingBack int32
+	// awaiting are those with the update revision that go on when it is their turn.
+	awaiting                                        int32
 	canaries, pendingCanaries                       int32
 	pods, injected, updated, available, unavailable int32
 	problems                                        []v1alpha1.Problem
@@ -156,13 +160,20 @@ func (t *tally) add(set Set, workload *Workload) {
 	if t.goesBack && !set.isBack(workload) {
 		t.goingBack++
 	}
+	t.addProgress(set, workload, summary)
+}
+
+// addProgress counts a workload as what it is on its way to the update revision.
+func (t *tally) addProgress(set Set, workload *Workload, summary Summary) {
 	switch {
 	case workload.hasSettled(set.UpdateRevision, set.Status.CurrentRevision):
 		t.settled++
-	case summary.Phase == Partitioned:
+	case workload.isAtPartition(&set):
 		t.partitioned++
 	case summary.Phase == Withheld:
 		t.withheld++
+	case summary.Phase == AwaitingTurn || summary.Phase == Partitioned:
+		t.awaiting++
 	case workload.problem().degrades():
 	case summary.Phase == UpdatingPods:
 		t.updating++
@@ -218,12 +229,13 @@ func progressingCondition(set Set, sum tally) metav1.Condition {
 // every wave.
 func goingOnCondition(set Set, sum tally, is func(status metav1.ConditionStatus, reason, format string, args ...any) metav1.Condition) metav1.Condition {
 	progress := fmt.Sprintf("; %d of %d up to date.", sum.settled, sum.workloads)
-	if sum.queued > 0 {
-		progress = fmt.Sprintf(", %d waiting for their turn%s", sum.queued, progress)
+	if waiting := sum.queued + sum.awaiting; waiting > 0 {
+		progress = fmt.Sprintf(", %d waiting for their turn%s", waiting, progress)
 	}
+	inPlace := sum.updating + sum.awaiting
 	queuedInPlace := sum.queued > 0 && (sum.promoting > 0 || set.wentInPlace())
 	switch {
-	case sum.withheld > 0 && sum.injecting+sum.rolling+sum.updating+sum.promoting == 0:
+	case sum.withheld > 0 && sum.injecting+sum.rolling+inPlace+sum.promoting == 0:
 		return is(metav1.ConditionFalse, v1alpha1.ReasonPartitioned, "updateStrategy.partition keeps all pods of %s at the old revision, because this change can not be made in "+
 			"running pods: set it to 0 to let the workloads replace them%s", workloads(sum.withheld), progress)
 	case sum.pendingCanaries > 0 && sum.workloads > sum.canaries:
@@ -232,7 +244,7 @@ func goingOnCondition(set Set, sum tally, is func(status metav1.ConditionStatus,
 		return is(metav1.ConditionTrue, v1alpha1.ReasonInjecting, "Injecting into %s%s", workloads(sum.injecting), progress)
 	case sum.rolling > 0:
 		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingWorkloads, "Rolling out in %s%s", workloads(sum.rolling), progress)
-	case sum.updating > 0 || queuedInPlace:
+	case inPlace > 0 || queuedInPlace:
 		return is(metav1.ConditionTrue, v1alpha1.ReasonUpdatingPods, "Updating pods of %s in place%s", workloads(sum.updating), progress)
 	case sum.queued > 0:
 		return is(metav1.ConditionTrue, v1alpha1.ReasonRollingWorkloads, "Rolling out in %s%s", workloads(sum.rolling), progress)

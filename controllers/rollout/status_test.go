@@ -189,6 +189,11 @@ func TestStatus(t *testing.T) {
 		workloads: []Workload{makeWorkload("cart").selected().assigned(current).at(old, 3, 3, 3).in(Promoting), queued},
 		want:      "workloads 0/2 pods 6 injected 6 updated 3 available 3 unavailable 0 | Ready=False/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 2 up to date. | Progressing=True/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 2 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
+		name:      "a partition was lowered, and the workload was not called yet",
+		set:       func(set *Set) { set.Status.CurrentRevision = old },
+		workloads: []Workload{settled.assigned(current).at(old, 3, 1, 1).in(AwaitingTurn)},
+		want:      "workloads 0/1 pods 3 injected 3 updated 1 available 1 unavailable 0 | Ready=False/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 1 up to date. | Progressing=True/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+	}, {
 		name:      "an invalid spec",
 		set:       func(set *Set) { set.Invalid = []string{"spec.selector is invalid", "spec is empty"} },
 		workloads: []Workload{settled},

@@ -19,7 +19,7 @@ func MaxConcurrentWorkloads(value *intstr.IntOrString, workloads int32) int32 {
 func freePlaces(set *Set, workloads []Workload) int32 {
 	free := MaxConcurrentWorkloads(set.MaxConcurrentWorkloads, int32(len(workloads)))
 	for i := range workloads {
-		if workloads[i].isBusy(set.Status.CurrentRevision) {
+		if workloads[i].isBusy(set) {
 			free--
 		}
 	}

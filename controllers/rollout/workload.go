@@ -61,6 +61,9 @@ const (
 	// be brought to the others alone. It takes no place in the wave, which does not go on before it: without the partition, not all workloads are to
 	// replace their pods at once.
 	Withheld Phase = "Withheld"
+	// AwaitingTurn is the phase of a workload at rest, of which a partition that was lowered would let more pods go. They do when the sets' controller
+	// calls the workload, which then takes a place in the wave.
+	AwaitingTurn Phase = "AwaitingTurn"
 )
 
 // Summary is what a workload's controller saw of one set in it.
@@ -75,6 +78,9 @@ type Summary struct {
 	// CameToEnd is true from when Target's sidecars were available in all pods, for as long as slip and template keep it and it has not failed. It is
 	// known to this process only: after a restart, or with another leader, they have to be so once more.
 	CameToEnd bool
+	// RestsAt is the partition at which the workload came to rest last: to go on beyond it, it has to be called. It is empty of one that has not come to
+	// rest since it was assigned Target, or called.
+	RestsAt string
 	// Restarting counts those of the updated ones whose containers have still to restart for an update in place.
 	Restarting int32
 	// PodRevisions are the revisions of the set that its pods have, sorted and separated by commas.
@@ -88,6 +94,31 @@ func (s *Summary) RememberEnd(last *Summary, deployment Deployment, failed bool)
 	cameBefore := last != nil && last.CameToEnd && last.Target == s.Target && last.Rendered == s.Rendered
 	comesNow := s.reachesAllPods(&deployment) && !deployment.Rolling && deployment.Replicas > 0 && s.Available >= deployment.Replicas
 	s.CameToEnd = !failed && (cameBefore || comesNow)
+}
+
+// unknown is where a workload rests that was not seen before, by this process: it may be one that waits for its turn.
+const unknown = "unknown"
+
+// AwaitsTurn tells whether a workload that has a revision on its slip, whose last summary is this, nil when there is none, may not go on to a partition
+// before it is called.
+func AwaitsTurn(last *Summary, revision, partition string) bool {
+	if last == nil {
+		return true
+	}
+	return last.Target == revision && last.RestsAt != "" && last.RestsAt != partition
+}
+
+// RememberRest sets RestsAt from the rest, from the last summary of the same, nil when there is none, from the set's partition, and from whether the
+// workload awaits its turn to go on to that.
+func (s *Summary) RememberRest(last *Summary, partition string, awaitsTurn bool) {
+	switch {
+	case s.Phase == Partitioned:
+		s.RestsAt = partition
+	case awaitsTurn && last == nil:
+		s.RestsAt = unknown
+	case awaitsTurn, last != nil && last.Target == s.Target && last.RestsAt == partition:
+		s.RestsAt = last.RestsAt
+	}
 }
 
 // reachesAllPods is true when a Deployment's template and all its pods have the target. The template has it from the begin of a promotion on; the
@@ -160,6 +191,8 @@ type Workload struct {
 	Deployment
 	// Summary is nil until the workload's controller has seen it.
 	Summary *Summary
+	// Called is true of a workload that awaited its turn, until it has gone on.
+	Called bool
 	// Refused is what the API server said when it refused a change of the slip last; nil when it did not. Retry is true when it is time to try again.
 	Refused *Problem
 	Retry   bool
@@ -204,18 +237,31 @@ func (w *Workload) hasSettled(revision, currentRevision string) bool {
 }
 
 // isAtRest is true when nothing more happens in a workload with the revision on its slip, unless people act.
-func (w *Workload) isAtRest(currentRevision string) bool {
-	return w.hasSettled(w.Slip, currentRevision) || w.current().Phase == Partitioned
+func (w *Workload) isAtRest(set *Set) bool {
+	return w.hasSettled(w.Slip, set.Status.CurrentRevision) || w.isAtPartition(set)
+}
+
+// isAtPartition is true of a workload that the set's partition keeps as it is. One that rests at another has not seen yet what it is today.
+func (w *Workload) isAtPartition(set *Set) bool {
+	summary := w.current()
+	return summary.Phase == Partitioned && summary.RestsAt == set.Partition
+}
+
+// awaitsTurn is true of a workload with the update revision that is at rest, and would go on.
+func (w *Workload) awaitsTurn(set *Set) bool {
+	return w.Slip == set.UpdateRevision && w.current().Phase == AwaitingTurn
 }
 
 // isBusy is true of a workload from the change of its slip until it is at rest or has failed. One that waits for its owner is not busy, so
 // that it delays only itself; but one of which a PodDisruptionBudget has let some pods go is.
-func (w *Workload) isBusy(currentRevision string) bool {
+func (w *Workload) isBusy(set *Set) bool {
 	summary := w.current()
 	switch {
 	case w.Slip == "":
 		return (w.Carried || w.Leaving) && !w.Paused && !w.Stuck && !summary.Problem.degrades()
-	case w.isAtRest(currentRevision) || summary.Phase == Withheld:
+	case summary.Phase == AwaitingTurn:
+		return w.Called
+	case w.isAtRest(set) || summary.Phase == Withheld:
 		return false
 	case summary.Problem == nil:
 		return true

@@ -209,6 +209,50 @@ func TestRememberEnd(t *testing.T) {
 	}
 }
 
+// A workload goes on to where it rested, and where it was assigned to or called to go; not to a partition that was lowered, nor after a restart.
+func TestAwaitsTurn(t *testing.T) {
+	at := func(phase Phase, restsAt string) *Summary {
+		return &Summary{Target: current, Phase: phase, RestsAt: restsAt}
+	}
+	for _, test := range []struct {
+		name      string
+		last      *Summary
+		partition string
+		awaits    bool
+		phase     Phase
+		restsAt   string
+	}{
+		{"it was just assigned", &Summary{Target: old, RestsAt: "50%"}, "50%", false, UpdatingPods, ""},
+		{"it comes to rest", at(UpdatingPods, ""), "50%", false, Partitioned, "50%"},
+		{"a pod was born old since", at(Partitioned, "50%"), "50%", false, UpdatingPods, "50%"},
+		{"the partition is lowered", at(Partitioned, "50%"), "20%", true, AwaitingTurn, "50%"},
+		{"and once more", at(AwaitingTurn, "50%"), "0", true, AwaitingTurn, "50%"},
+		{"or back", at(AwaitingTurn, "50%"), "50%", false, Partitioned, "50%"},
+		{"its owner's rollout comes between", at("", "50%"), "20%", true, "", "50%"},
+		{"it is lowered under way", at(UpdatingPods, ""), "20%", false, UpdatingPods, ""},
+		{"it is raised", at(Partitioned, "50%"), "80%", true, Partitioned, "80%"},
+		{"the operator restarted", nil, "50%", true, AwaitingTurn, "unknown"},
+		{"and looks once more", at(AwaitingTurn, "unknown"), "50%", true, AwaitingTurn, "unknown"},
+		{"and finds it at rest", nil, "50%", true, Partitioned, "50%"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := AwaitsTurn(test.last, current, test.partition); got != test.awaits {
+				t.Errorf("awaits its turn: %v", got)
+			}
+			summary := at(test.phase, "")
+			summary.RememberRest(test.last, test.partition, test.awaits)
+			if summary.RestsAt != test.restsAt {
+				t.Errorf("rests at %q, want %q", summary.RestsAt, test.restsAt)
+			}
+		})
+	}
+	called := at(UpdatingPods, "")
+	called.RememberRest(at(AwaitingTurn, "50%"), "20%", false)
+	if called.RestsAt != "" {
+		t.Errorf("one that was called rests at %q", called.RestsAt)
+	}
+}
+
 func TestPodOfTellsWhatEnded(t *testing.T) {
 	ended := func(name string, exitCode int32) corev1.ContainerStatus {
 		return corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: exitCode}}}

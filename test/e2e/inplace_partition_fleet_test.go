@@ -1,0 +1,76 @@
+// Copyright The SidecarSet Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sidecarset/sidecarset/hack/localcluster"
+)
+
+var _ = Describe("In-place updates: a partition in a fleet", func() {
+	const size = 6
+
+	It("that is lowered lets workloads go on in waves, canaries first, also after a restart in the middle", func(ctx SpecContext) {
+		objects, names := fleet(size, 2)
+		shop.apply(ctx, objects...)
+		set := logAgent().AtATime("100%")
+		shop.inject(ctx, set, names...)
+		shop.apply(ctx, set.Partition("100%").Image("log-agent", "busybox:2").Obj())
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Progressing").Should(Equal("False/Partitioned"))
+		Expect(shop.assigned(ctx, "log-agent")).To(HaveLen(size))
+
+		By("lowering it to 0")
+		under := &goingOn{image: "busybox:2"}
+		most := shop.watch(ctx, under.is)
+		shop.apply(ctx, set.Partition("0").AtATime("2").Canary("tier", "canary").Obj())
+		Eventually(ctx, under.order).WithTimeout(2 * timeout).Should(haveAtLeast(3))
+		restartOperator(ctx, (*localcluster.Process).Kill)
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").WithTimeout(4 * timeout).Should(Equal("True/AllPodsUpdated"))
+		Expect(under.order()).To(HaveLen(size))
+		Expect(under.order()[:2]).To(ConsistOf("web-00", "web-01"), "canaries first")
+		Expect(most()).To(And(BeNumerically(">", 0), BeNumerically("<=", 2)))
+		for _, name := range names {
+			shop.comesTo(ctx, name, 2, "web=nginx:1", "log-agent=busybox:2")
+		}
+	})
+})
+
+// goingOn are the Deployments that have had pods with an image of a sidecar that their templates had not, in that order.
+type goingOn struct {
+	image string
+	mutex sync.Mutex
+	names []string
+}
+
+// is true of a Deployment that has such pods now.
+func (g *goingOn) is(d *appsv1.Deployment) bool {
+	var pods corev1.PodList
+	err := k8s.List(context.Background(), &pods, client.InNamespace(d.Namespace), client.MatchingLabels(d.Spec.Selector.MatchLabels))
+	isNew := func(container corev1.Container) bool { return container.Image == g.image }
+	if err != nil || slices.ContainsFunc(d.Spec.Template.Spec.Containers, isNew) {
+		return false
+	}
+	has := slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool { return slices.ContainsFunc(pod.Spec.Containers, isNew) })
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	if has && !slices.Contains(g.names, d.Name) {
+		g.names = append(g.names, d.Name)
+	}
+	return has
+}
+
+func (g *goingOn) order() []string {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	return slices.Clone(g.names)
+}
