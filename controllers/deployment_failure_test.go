@@ -26,6 +26,7 @@ func TestAStallIsToldWhileItIsWaitedFor(t *testing.T) {
 	}{
 		"pods are being updated":             {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.UpdatingPods}, true, v1alpha1.ReasonWorkloadStuck},
 		"it is at its partition":             {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.Partitioned}, true, ""},
+		"others go on before it":             {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.AwaitingTurn}, true, ""},
 		"a partition keeps all pods":         {rollout.Summary{Rendered: "agent-1", Target: "agent-2", Phase: rollout.Withheld}, true, ""},
 		"others are to get what it has":      {there, true, v1alpha1.ReasonWorkloadStuck},
 		"all workloads have what it has":     {there, false, ""},

@@ -46,6 +46,47 @@ func TestAPartitionKeepsWhatIsNewToTheTemplate(t *testing.T) {
 	}
 }
 
+// Only what a partition can keep from pods waits for a turn: nobody calls what goes back, or what the template has.
+func TestATurnIsAwaited(t *testing.T) {
+	set := types.NamespacedName{Name: "agent"}
+	for name, test := range map[string]struct {
+		revision       string
+		judged, awaits bool
+		called         turn
+	}{
+		"after a restart":                           {revision: "agent-2", judged: true, awaits: true},
+		"what has proven itself does not":           {revision: "agent-2"},
+		"what the template has does not":            {revision: "agent-1", judged: true},
+		"not when it is called":                     {revision: "agent-2", judged: true, called: turn{"agent-2", "1"}},
+		"when it was called to another revision":    {revision: "agent-2", judged: true, awaits: true, called: turn{"agent-3", "1"}},
+		"when it was called with another partition": {revision: "agent-2", judged: true, awaits: true, called: turn{"agent-2", "2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls []types.NamespacedName
+			turns := newTurns(func(workload types.NamespacedName) { calls = append(calls, workload) })
+			r := &deploymentReconciler{summaries: newSummaries(nil), turns: turns}
+			observed := unseenWorkload(2, false) // its template has agent-1
+			assigned := &observed.assigned[0]
+			assigned.Revision, assigned.judged, assigned.strategy.Partition = test.revision, test.judged, new(intstr.FromInt32(1))
+			if test.called != (turn{}) {
+				for range 2 {
+					turns.put(set, test.called, []types.NamespacedName{{}})
+				}
+				if len(calls) != 1 {
+					t.Errorf("called %d times", len(calls))
+				}
+			}
+			if got := r.awaitsTurn(observed, assigned); got != test.awaits {
+				t.Errorf("awaits its turn: %t", got)
+			}
+			turns.put(set, turn{}, nil)
+			if turns.has(set, types.NamespacedName{}, test.called) {
+				t.Error("a turn is over when the set says so")
+			}
+		})
+	}
+}
+
 // What the API server refuses to let pods go back to is told, and not sent again at every event; the other pods go on.
 func TestARefusedReturnIsTold(t *testing.T) {
 	now := time.Unix(10000, 0)

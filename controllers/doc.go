@@ -26,8 +26,8 @@
 //
 // In memory are only the summaries, what the API server refused lately (refusals.go) and judged in dry runs (preflight.go), since when
 // containers can not be started (sightings.go), the updates of pods that the cache does not show yet (unseen.go), which pods updates
-// have made unavailable (disruptions.go), which promotions are under way (promotions.go), and what workloads were rendered to last
-// (renderings.go). All are made anew from the cluster after a start.
+// have made unavailable (disruptions.go), which promotions are under way (promotions.go), which workloads are called to go on after a partition
+// was lowered (turns.go), and what workloads were rendered to last (renderings.go). All are made anew from the cluster after a start.
 //
 // Every write to a workload is guarded by the version of the object that the decision was made from, or by tests of what it relies on. A
 // refusal for that reason means that the cache is behind: the reconcile ends quietly and comes again.

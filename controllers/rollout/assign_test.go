@@ -173,6 +173,11 @@ func TestAssignCallsWorkloads(t *testing.T) {
 		{"none after a failure", two, []Workload{waiting("a"), failed}, ""},
 		{"none while the set is paused", func(set *Set) { set.Paused = true }, []Workload{called(waiting("a"))}, ""},
 		{"none with a revision that the set has moved on from", nil, []Workload{waiting("a").assigned("set-1.5").at(old, 3, 1, 1).in(AwaitingTurn)}, "a=set-2"},
+		{
+			"nor while a partition withholds that from it", nil,
+			[]Workload{waiting("a").assigned("set-1.5").at(old, 3, 1, 1).in(AwaitingTurn), busy.at(old, 3, 0, 0).in(Withheld)},
+			"",
+		},
 		{"going back, one that waits is changed like one at rest", func(set *Set) { rolledBackTo(set, old) }, []Workload{waiting("a"), waiting("b")}, "a=set-1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -21,8 +21,8 @@
 //     maxConcurrentWorkloads are busy (waves.go); one that is not selected any more is assigned nothing. A new workload is assigned the current
 //     revision. A paused set assigns nothing new, and a set that is being deleted takes back everything (assign.go).
 //  3. In a workload, pods that are behind are updated: unavailable ones at once, then the youngest, while no more than maxUnavailable are
-//     unavailable for whatever cause and no PodDisruptionBudget is exceeded (budget.go), and partition leaves some alone (inplace.go). If the set
-//     says so, their nodes have the new images first (prepull.go).
+//     unavailable for whatever cause and no PodDisruptionBudget is exceeded (budget.go), and partition leaves some alone (inplace.go). When it is lowered,
+//     workloads go on in the order and the number of step 2. If the set says so, their nodes have the new images first (prepull.go).
 //  4. When the update revision fails somewhere, no further pod is touched. The status says so first, and that is the memory of it until the
 //     spec changes; then every workload is assigned the current revision again, or nothing (rollback.go).
 //  5. When every workload has settled at the update revision, that is the current revision.

@@ -171,6 +171,9 @@ func NextPods(update PodUpdate) PodStep {
 	step.Recheck = soonest(step.Recheck, step.PrePull.Recheck)
 	step.conclude(&update, len(pods))
 	step.Resting = step.resting(&update)
+	if step.awaitsTurn() && len(step.PrePull.Create) == 0 {
+		step.PrePull.Delete = nil // what was pulled before the operator restarted is of use when it is the workload's turn
+	}
 	return step
 }
 
@@ -207,6 +210,11 @@ func (s *PodStep) resting(update *PodUpdate) map[string]Phase {
 		}
 	}
 	return phases
+}
+
+// awaitsTurn is true when it is another workload's turn to go on with some set.
+func (s *PodStep) awaitsTurn() bool {
+	return slices.Contains(slices.Collect(maps.Values(s.Resting)), AwaitingTurn)
 }
 
 // leavesAlone is true of a pod that the Deployment's rollout replaces, or that it may be counting on.

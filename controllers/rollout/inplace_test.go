@@ -351,6 +351,12 @@ func TestSetsSettleOneByOne(t *testing.T) {
 	if step := NextPods(update); step.Resting["set"] != AwaitingTurn || step.Done {
 		t.Errorf("before its turn, at rest: %v", step.Resting)
 	}
+	kept := update
+	kept.Desired, kept.Sets = 3, []SetUpdate{{Key: "set", Revision: old, AwaitsTurn: true}, update.Sets[1]}
+	kept.Sets[1].Partition = new(intstr.FromInt32(3))
+	if step := NextPods(kept); step.Resting["set"] != Partitioned || step.Resting["other"] != Partitioned {
+		t.Errorf("when its pods have it, and another set is kept, at rest: %v", step.Resting)
+	}
 	update.Sets[1].Revision = current
 	if !update.Sets[0].IsBehind(update.Pods, noon) || update.Sets[1].IsBehind(update.Pods, noon) {
 		t.Error("only the set that is kept has a pod to bring its revision to")

@@ -146,6 +146,20 @@ func TestPrePull(t *testing.T) {
 }
 
 // Two sets that are updated together share the pods that pull.
+// After a restart of the operator, a workload may have to wait for its turn to go on.
+func TestAPullIsKeptForAWorkloadsTurn(t *testing.T) {
+	update := ahead(on("n1", makePod("a", old)), on("n2", makePod("b", current)))
+	update.Pulls = []Pull{pulling("n1")}
+	update.Sets[0].AwaitsTurn = true
+	if step := NextPods(update); told(step) != "" {
+		t.Error(told(step))
+	}
+	update.Sets[0].Partition = new(intstr.FromInt32(1))
+	if step := NextPods(update); told(step) != "delete n1" {
+		t.Errorf("when its partition keeps the pod: %s", told(step))
+	}
+}
+
 func TestPrePullOfSeveralSets(t *testing.T) {
 	pod := on("n1", makePod("a", old))
 	pod.Revisions["mesh"] = "mesh-1"

@@ -194,6 +194,11 @@ func TestStatus(t *testing.T) {
 		workloads: []Workload{settled.assigned(current).at(old, 3, 1, 1).in(AwaitingTurn)},
 		want:      "workloads 0/1 pods 3 injected 3 updated 1 available 1 unavailable 0 | Ready=False/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 1 up to date. | Progressing=True/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
+		name:      "a partition was lowered, and the workload has not seen it yet",
+		set:       func(set *Set) { set.Status.CurrentRevision, set.Partition = old, "1" },
+		workloads: []Workload{settled.assigned(current).at(old, 3, 1, 1).in(Partitioned)},
+		want:      "workloads 0/1 pods 3 injected 3 updated 1 available 1 unavailable 0 | Ready=False/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 1 up to date. | Progressing=True/UpdatingPods: Updating pods of 0 workloads in place, 1 waiting for their turn; 0 of 1 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+	}, {
 		name:      "an invalid spec",
 		set:       func(set *Set) { set.Invalid = []string{"spec.selector is invalid", "spec is empty"} },
 		workloads: []Workload{settled},

@@ -223,6 +223,7 @@ func TestAwaitsTurn(t *testing.T) {
 		restsAt   string
 	}{
 		{"it was just assigned", &Summary{Target: old, RestsAt: "50%"}, "50%", false, UpdatingPods, ""},
+		{"it was just assigned, with another partition", &Summary{Target: old, RestsAt: "50%"}, "20%", false, UpdatingPods, ""},
 		{"it comes to rest", at(UpdatingPods, ""), "50%", false, Partitioned, "50%"},
 		{"a pod was born old since", at(Partitioned, "50%"), "50%", false, UpdatingPods, "50%"},
 		{"the partition is lowered", at(Partitioned, "50%"), "20%", true, AwaitingTurn, "50%"},
