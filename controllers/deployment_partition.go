@@ -32,7 +32,7 @@ func (r *deploymentReconciler) awaitsTurn(observed *workloadObservation, set *as
 		return false
 	}
 	name, partition := client.ObjectKeyFromObject(observed.deployment), set.strategy.Partition.String()
-	return rollout.AwaitsTurn(r.summaries.get(name, set.Key), set.Revision, partition) &&
+	return set.summary.AwaitsTurn(r.summaries.get(name, set.Key), partition) &&
 		!r.turns.has(types.NamespacedName{Namespace: name.Namespace, Name: set.Key}, name, turn{set.Revision, partition})
 }
 

@@ -99,13 +99,16 @@ func (s *Summary) RememberEnd(last *Summary, deployment Deployment, failed bool)
 // unknown is where a workload rests that was not seen before, by this process: it may be one that waits for its turn.
 const unknown = "unknown"
 
-// AwaitsTurn tells whether a workload that has a revision on its slip, whose last summary is this, nil when there is none, may not go on to a partition
-// before it is called.
-func AwaitsTurn(last *Summary, revision, partition string) bool {
-	if last == nil {
+// AwaitsTurn tells whether a workload may not go on to a partition before it is called, from the last summary of the same, nil when there is none. One
+// with pods that are not done takes a place already.
+func (s *Summary) AwaitsTurn(last *Summary, partition string) bool {
+	switch {
+	case s.Updated > s.Available:
+		return false
+	case last == nil:
 		return true
 	}
-	return last.Target == revision && last.RestsAt != "" && last.RestsAt != partition
+	return last.Target == s.Target && last.RestsAt != "" && last.RestsAt != partition
 }
 
 // RememberRest sets RestsAt from the rest, from the last summary of the same, nil when there is none, from the set's partition, and from whether the

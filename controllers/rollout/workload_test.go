@@ -237,10 +237,15 @@ func TestAwaitsTurn(t *testing.T) {
 		{"and finds it at rest", nil, "50%", true, Partitioned, "50%"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := AwaitsTurn(test.last, current, test.partition); got != test.awaits {
+			summary := at(test.phase, "")
+			summary.Updated, summary.Available = 2, 2
+			if got := summary.AwaitsTurn(test.last, test.partition); got != test.awaits {
 				t.Errorf("awaits its turn: %v", got)
 			}
-			summary := at(test.phase, "")
+			summary.Available = 1
+			if summary.AwaitsTurn(test.last, test.partition) {
+				t.Error("awaits its turn with a pod that is not done")
+			}
 			summary.RememberRest(test.last, test.partition, test.awaits)
 			if summary.RestsAt != test.restsAt {
 				t.Errorf("rests at %q, want %q", summary.RestsAt, test.restsAt)
