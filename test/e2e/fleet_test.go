@@ -88,15 +88,16 @@ func (n *namespace) degraded(ctx context.Context, set string) (string, error) {
 	return condition.Message, nil
 }
 
-// slipsWritten returns, from the audit log, the Deployments whose slip the operator changed, in that order.
+// slipsWritten returns, from the audit log, the Deployments whose slip the operator set out to change, in that order. One whose change was refused, because
+// the cache was behind, comes once more; and of one that was sent when the operator was killed, the log may say that it failed, though it did not.
 func (l writeLog) slipsWritten(namespace string) (names []string, err error) {
 	writes, err := cluster.Writes()
 	if err != nil {
 		return nil, err
 	}
 	for _, write := range writes[l.from:] {
-		if write.User.Name == operatorUser && write.Object.Namespace == namespace && write.Object.Resource == "deployments" &&
-			!write.IsDryRun() && write.Response.Code < 400 && !slices.Contains(names, write.Object.Name) {
+		if write.User.Name == operatorUser && write.Object.Namespace == namespace && write.Object.Resource == "deployments" && !write.IsDryRun() &&
+			!slices.Contains(names, write.Object.Name) {
 			names = append(names, write.Object.Name)
 		}
 	}
