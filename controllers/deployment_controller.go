@@ -64,6 +64,9 @@ func (r *deploymentReconciler) Reconcile(ctx context.Context, request reconcile.
 		if err == nil {
 			return reconcile.Result{RequeueAfter: wait}, nil
 		}
+		if !r.summaries.has(request.NamespacedName) {
+			r.reportUnread(observed, err)
+		}
 		return quietly(err)
 	}
 	r.assess(observed)

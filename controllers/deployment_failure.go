@@ -25,7 +25,7 @@ const outdatedInterval = time.Second
 func (r *deploymentReconciler) assess(observed *workloadObservation) {
 	now := r.now()
 	name := client.ObjectKeyFromObject(observed.deployment)
-	r.sightings.date(name, observed.pods, now)
+	r.sightings.date(name, observed.pods, r.failingSince(observed, now))
 	for i := range observed.assigned {
 		set := &observed.assigned[i]
 		update := set.update()
@@ -41,11 +41,24 @@ func (r *deploymentReconciler) assess(observed *workloadObservation) {
 			set.Held = true
 			set.recheck = soonest(set.recheck, outdatedInterval)
 		}
-		if set.judged && (failure != nil || r.summaries.hasFailed(name, set.Key, set.Revision)) {
+		halts := set.halted && r.summaries.get(name, set.Key) == nil // others may not have been looked at
+		if set.judged && (failure != nil || set.rejected || halts || r.summaries.hasFailed(name, set.Key, set.Revision)) {
 			set.Held = true
 			set.recheck = soonest(set.recheck, stoppedInterval)
 		}
 	}
+}
+
+// failingSince is since when containers are taken for failing that were not seen to fail before. What had a set halted before the operator restarted
+// has failed: it is not waited for once more while the revision goes on elsewhere.
+func (r *deploymentReconciler) failingSince(observed *workloadObservation, now time.Time) time.Time {
+	name := client.ObjectKeyFromObject(observed.deployment)
+	for i := range observed.assigned {
+		if set := &observed.assigned[i]; set.judged && set.halted && r.summaries.get(name, set.Key) == nil {
+			return now.Add(-rollout.StaleFor)
+		}
+	}
+	return now
 }
 
 // isJudged is true when a plan brings a revision that may fail.

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -203,6 +204,8 @@ type assignedSet struct {
 	proven *injection.Set
 	// today is true of a revision that the set assigns now, as its update or as what has proven itself.
 	today bool
+	// rejected is true of a revision that has failed and is being taken back, and halted of one of which pods fail, as the set's status says.
+	rejected, halted bool
 	// outdated is true of a revision that the set's spec has moved on from, which the sets' controller has not dealt with yet.
 	outdated bool
 	// summary is what is counted of it in the pods, failure why its revision has failed here, and recheck in how long either may change by time alone.
@@ -321,6 +324,8 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		judged:   revision != set.Status.CurrentRevision,
 		today:    slices.Contains([]string{set.Status.CurrentRevision, set.Status.UpdateRevision}, revision),
 	}
+	degraded := degradedFor(set, revision)
+	added.rejected, added.halted = degraded == v1alpha1.ReasonRolledBack, degraded == v1alpha1.ReasonPodsFailing
 	deleting := !set.DeletionTimestamp.IsZero()
 	switch {
 	case onSlip && deleting && set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy:
@@ -337,6 +342,15 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 	}
 	observed.assigned = append(observed.assigned, added)
 	return nil
+}
+
+// degradedFor is why a set's status says of today's spec that it is degraded, while that brings a revision; else empty.
+func degradedFor(set *v1alpha1.SidecarSet, revision string) string {
+	degraded := meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionDegraded)
+	if degraded == nil || degraded.ObservedGeneration != set.Generation || revision != set.Status.UpdateRevision || revision == set.Status.CurrentRevision {
+		return ""
+	}
+	return degraded.Reason
 }
 
 // addContent adds what a set brings.

@@ -28,8 +28,9 @@ func newSightings() *sightings {
 	return &sightings{byWorkload: map[types.NamespacedName]map[sighting]time.Time{}}
 }
 
-// date tells the containers of a workload's pods since when they are failing, and forgets those that are not.
-func (s *sightings) date(workload types.NamespacedName, pods []rollout.Pod, now time.Time) {
+// date tells the containers of a workload's pods since when they are failing, which is the given time for those that were not seen to fail before, and
+// forgets those that are not.
+func (s *sightings) date(workload types.NamespacedName, pods []rollout.Pod, first time.Time) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	before, after := s.byWorkload[workload], map[sighting]time.Time{}
@@ -41,7 +42,7 @@ func (s *sightings) date(workload types.NamespacedName, pods []rollout.Pod, now 
 			seen := sighting{pods[i].UID, name, container.Image}
 			since, known := before[seen]
 			if !known {
-				since = now
+				since = first
 			}
 			after[seen] = since
 			container.FailingSince = since

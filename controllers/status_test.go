@@ -5,12 +5,14 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 )
@@ -97,6 +99,34 @@ var _ = Describe("Status", func() {
 		w.reconcileAll(ctx)
 		w.reconcileAll(ctx)
 		Expect(w.writes).To(BeEmpty())
+	})
+
+	It("is written although a workload of it can not be changed since the operator started", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.createDeployment(ctx, "web", webPod)
+		w.createSet(ctx, "log-agent", agentSpec)
+		w.createSet(ctx, "retained", `{selector: {}, deletionPolicy: Retain, containers: [{name: retained, image: "r:1"}]}`)
+		w.converge(ctx)
+		Expect(k8s.Delete(ctx, w.set(ctx, "retained"))).To(Succeed())
+		restarted := newSummaries(func(string, []string) {})
+		w.sets.observer.summaries, w.deployments.summaries = restarted, restarted
+		w.before = func(write string) error {
+			if write == "patch *v1.Deployment" {
+				return apierrors.NewInternalError(errors.New("failed calling webhook"))
+			}
+			return nil
+		}
+		paused := w.set(ctx, "log-agent")
+		paused.Spec.UpdateStrategy.Paused = true
+		Expect(k8s.Update(ctx, paused)).To(Succeed())
+		for range 2 {
+			_, err := w.deployments.Reconcile(ctx, requestFor(w.deployment(ctx, "web")))
+			Expect(err).To(MatchError(ContainSubstring("failed calling webhook")))
+			w.ahead += statusInterval
+			_, _ = w.sets.Reconcile(ctx, w.set(ctx, "log-agent"))
+		}
+		set := w.set(ctx, "log-agent")
+		Expect(set.Status.ObservedGeneration).To(Equal(set.Generation))
 	})
 
 	It("keeps the history within its limit, and what is in use whatever the limit", func(ctx context.Context) {

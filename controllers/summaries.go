@@ -96,6 +96,13 @@ func changedKeys(before, after map[string]rollout.Summary) []string {
 	return keys
 }
 
+// has is true of a workload that its controller has seen.
+func (s *summaries) has(workload types.NamespacedName) bool {
+	s.mutex.RLock()
+	defer s.mutex.RUnlock()
+	return len(s.byWorkload[workload]) > 0
+}
+
 // get returns the summary of a set in a workload; nil when its controller has not seen it.
 func (s *summaries) get(workload types.NamespacedName, key string) *rollout.Summary {
 	s.mutex.RLock()

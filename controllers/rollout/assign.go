@@ -24,7 +24,7 @@ func Assign(set Set, workloads []Workload) (slips []Slip, called []types.Namespa
 		return nil, nil
 	}
 	free := freePlaces(&set, workloads)
-	stopped := firstFailed(&set, workloads) != nil
+	stopped := firstFailed(&set, workloads) != nil || set.isHalted() && !Known(workloads)
 	waits := mayNotHave(&set, workloads)
 	afterCanaries := waitsForCanaries(&set, workloads)
 	for _, workload := range inOrder(&set, workloads) {
@@ -53,11 +53,14 @@ func Assign(set Set, workloads []Workload) (slips []Slip, called []types.Namespa
 func (w *Workload) takesPlace(set *Set, atOnce bool, free int32) (takes, fits bool) {
 	busy := w.isBusy(set)
 	switch {
-	case atOnce, busy && (w.Slip == "" || w.Slip != set.Status.CurrentRevision): // which is being changed already
+	case atOnce:
+		return false, true
+	case w.Slip != "" && w.Summary == nil:
+		return false, false // It was not looked at yet, as after a restart, and may only seem busy.
+	case busy && (w.Slip == "" || w.Slip != set.Status.CurrentRevision): // which is being changed already
 		return false, true
 	case busy:
-		// One that was not looked at yet, as after a restart, may only seem busy, and would go before its turn.
-		return false, free >= 0 && w.Summary != nil
+		return false, free >= 0
 	}
 	return true, free > 0
 }

@@ -140,6 +140,43 @@ func TestAssign(t *testing.T) {
 	}
 }
 
+// After a restart of the operator, a workload that was not looked at yet may only seem to be in the middle of a change.
+func TestAssignChangesWhatWasLookedAt(t *testing.T) {
+	for name, change := range map[string]func(*Set){
+		"an update":                       func(set *Set) { set.Status.CurrentRevision = old },
+		"an update from several before":   func(set *Set) { set.Status.CurrentRevision = "set-0" },
+		"an update, and none is complete": nil,
+		"going back":                      func(set *Set) { rolledBackTo(set, "set-0") },
+		"deletion":                        func(set *Set) { set.Deleting = true },
+		"pods that failed before": func(set *Set) {
+			set.Status.CurrentRevision = old
+			set.Status.Conditions = []metav1.Condition{{Type: "Degraded", Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonPodsFailing, ObservedGeneration: set.Generation}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := makeSet()
+			set.MaxConcurrentWorkloads = atMost("100%")
+			if change != nil {
+				change(&set)
+			}
+			var workloads []Workload
+			for i := range 10 {
+				unseen := makeWorkload(fmt.Sprint("w", i)).selected().assigned(old)
+				unseen.Carried = true
+				workloads = append(workloads, unseen)
+			}
+			if slips, called := Assign(set, workloads); len(slips)+len(called) > 0 {
+				t.Errorf("slips %q, called %v", slipsLine(slips), called)
+			}
+			workloads[0] = workloads[0].at(old, 3, 3, 3)
+			halted := set.isHalted()
+			if slips, _ := Assign(set, workloads); len(slips) > 0 && halted {
+				t.Errorf("one was looked at, and changed, though another may have failed: %q", slipsLine(slips))
+			}
+		})
+	}
+}
+
 // A partition that was lowered lets no more workloads go on at the same time than any other change.
 func TestAssignCallsWorkloads(t *testing.T) {
 	waiting := func(name string) Workload {

@@ -16,9 +16,9 @@ import (
 const (
 	// failingFor is how long a container has to be unable to start before it has failed.
 	failingFor = 3 * time.Second
-	// staleFor is the same for one that could not start before its update either: the kubelet's words may still be about the old image, for as
+	// StaleFor is the same for one that could not start before its update either: the kubelet's words may still be about the old image, for as
 	// long as it pulls the new one.
-	staleFor = time.Minute
+	StaleFor = time.Minute
 	// restartsToFail is how many restarts after its update make a container a failed one.
 	restartsToFail = 3
 	// othersFollow is how long all else in a pod has to become ready after a set's sidecars, and a pod to be created, started or taken up by its node,
@@ -77,12 +77,14 @@ func (s *SetUpdate) podFailure(pod *Pod, deployment Deployment, now time.Time) (
 // containerFailure judges a container by what the kubelet says of it, and by how often it was restarted.
 func (p *Pod) containerFailure(name string, now time.Time) (problem *Problem, recheck time.Duration) {
 	container := p.Containers[name]
+	restarts, untilRecovered := p.restartsOf(name), p.untilRecovered(name, now)
+	isCrashing := untilRecovered > 0
 	if container.Failing != nil && !container.FailingSince.IsZero() {
 		patience := failingFor
 		if p.Update != nil && p.Update.Containers[name].Stopped {
-			patience = staleFor
+			patience = StaleFor
 		}
-		if remaining := container.FailingSince.Add(patience).Sub(now); remaining > 0 {
+		if remaining := container.FailingSince.Add(patience).Sub(now); remaining > 0 && !isCrashing {
 			return nil, remaining
 		}
 		reason := v1alpha1.ReasonCrashLoop
@@ -92,29 +94,40 @@ func (p *Pod) containerFailure(name string, now time.Time) (problem *Problem, re
 		return &Problem{reason, fmt.Sprintf("container %q of pod %s with image %q waits in %s: %s",
 			name, p.Name, container.Image, container.Failing.Reason, container.Failing.Message)}, 0
 	}
-	restarts := container.Restarts
-	if p.Update != nil {
-		restarts -= p.Update.Restarts[name]
-	}
 	// The kubelet starts it again at once when it ended for the first time.
 	if container.Ended != nil && restarts > 0 {
-		if remaining := container.Ended.FinishedAt.Add(failingFor).Sub(now); remaining > 0 {
+		if remaining := container.Ended.FinishedAt.Add(failingFor).Sub(now); remaining > 0 && !isCrashing {
 			return nil, remaining
 		}
 		return &Problem{v1alpha1.ReasonCrashLoop, fmt.Sprintf("container %q of pod %s with image %q ends with exit code %d: look at its log",
 			name, p.Name, container.Image, container.Ended.ExitCode)}, 0
 	}
-	if restarts < restartsToFail {
+	if !isCrashing {
 		return nil, 0
 	}
-	recheck = recoversAfter
-	if !container.AvailableSince.IsZero() {
-		if recheck = container.AvailableSince.Add(recoversAfter).Sub(now); recheck <= 0 {
-			return nil, 0
-		}
-	}
 	return &Problem{v1alpha1.ReasonCrashLoop, fmt.Sprintf("container %q of pod %s with image %q was restarted %d times: look at its log",
-		name, p.Name, container.Image, restarts)}, recheck
+		name, p.Name, container.Image, restarts)}, untilRecovered
+}
+
+// restartsOf is how often a container was restarted since its update.
+func (p *Pod) restartsOf(name string) int32 {
+	if p.Update == nil {
+		return p.Containers[name].Restarts
+	}
+	return p.Containers[name].Restarts - p.Update.Restarts[name]
+}
+
+// untilRecovered is for how long a container that goes on crashing has to be available still, until it does not any more; zero when it does not. It has
+// failed all that time, whatever it does at the moment.
+func (p *Pod) untilRecovered(name string, now time.Time) time.Duration {
+	available := p.Containers[name].AvailableSince
+	switch {
+	case p.restartsOf(name) < restartsToFail:
+		return 0
+	case available.IsZero():
+		return recoversAfter
+	}
+	return max(0, available.Add(recoversAfter).Sub(now))
 }
 
 // lateness judges a pod whose sidecars are not available in time: a pod that was updated in place by the set's deadline, one that came with the

@@ -102,6 +102,15 @@ func TestFailure(t *testing.T) {
 			message: `container "agent" of pod a with image "set-2" was restarted 8 times: look at its log`, recheck: 10 * time.Second,
 		},
 		{
+			name: "it goes on crashing, and ended just now", pods: []Pod{makeUpdated("a", time.Minute).ended(7, time.Second)}, reason: v1alpha1.ReasonCrashLoop,
+			message: `container "agent" of pod a with image "set-2" ends with exit code 7: look at its log`,
+		},
+		{
+			name: "it goes on crashing, and backs off since just now", reason: v1alpha1.ReasonCrashLoop,
+			pods:    []Pod{makeUpdated("a", time.Minute).ended(7, time.Second).waits("agent", "CrashLoopBackOff", 0)},
+			message: `container "agent" of pod a with image "set-2" waits in CrashLoopBackOff: no luck`,
+		},
+		{
 			name: "never available", pods: []Pod{never}, reason: v1alpha1.ReasonProgressDeadlineExceeded,
 			message: `container "agent" of pod a is not available within updateStrategy.progressDeadlineSeconds: look at its readiness probe and its log`,
 		},

@@ -24,6 +24,12 @@ func (s *Set) failed() bool {
 	return degraded != nil && degraded.Reason == v1alpha1.ReasonRolledBack && degraded.ObservedGeneration == s.Generation && s.brings()
 }
 
+// isHalted is true when the status says of this spec that pods fail. Not all failures can be seen at once again after a restart.
+func (s *Set) isHalted() bool {
+	degraded := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionDegraded)
+	return degraded != nil && degraded.Reason == v1alpha1.ReasonPodsFailing && degraded.ObservedGeneration == s.Generation && s.brings()
+}
+
 // firstFailed returns the first workload, by name, in which the update revision has failed, while it is judged; nil when there is none.
 func firstFailed(set *Set, workloads []Workload) *Workload {
 	if set.Deleting || !set.brings() || set.failed() {
