@@ -207,6 +207,9 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		last := r.summaries.get(name, set.Key)
 		summary.RememberEnd(last, rolloutOf(observed.deployment), set.failure != nil)
 		summary.RememberRest(last, set.strategy.Partition.String(), set.awaitsTurn)
+		if set.stopped {
+			summary.StayAtRest(last) // so that it goes back when it is its turn
+		}
 		summary.Problem = observed.problemOf(set, summary, outcome, r.now())
 		if set.standing == leaving && summary.Problem == nil {
 			continue

@@ -43,7 +43,7 @@ func (r *deploymentReconciler) assess(observed *workloadObservation) {
 		}
 		halts := set.halted && r.summaries.get(name, set.Key) == nil // others may not have been looked at
 		if set.judged && (failure != nil || set.rejected || halts || r.summaries.hasFailed(name, set.Key, set.Revision)) {
-			set.Held = true
+			set.Held, set.stopped = true, true
 			set.recheck = soonest(set.recheck, stoppedInterval)
 		}
 	}

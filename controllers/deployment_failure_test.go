@@ -76,8 +76,39 @@ func TestARevisionIsHeldByWhatIsKnownOfIt(t *testing.T) {
 			}
 			set := &observed.assigned[0]
 			set.rejected, set.halted, set.judged = test.rejected, test.halted, test.judged
-			if r.assess(observed); set.Held != test.holds {
+			if r.assess(observed); set.Held != test.holds || set.stopped != test.holds {
 				t.Errorf("held: %t", set.Held)
+			}
+		})
+	}
+}
+
+// A workload at rest goes back in the wave when the revision fails elsewhere, also when something happens in it meanwhile.
+func TestAWorkloadAtRestStaysSoWhenItsRevisionFails(t *testing.T) {
+	for name, test := range map[string]struct {
+		last    rollout.Summary
+		stopped bool
+		phase   rollout.Phase
+	}{
+		"at its partition":        {rollout.Summary{Phase: rollout.Partitioned, RestsAt: "50%"}, true, rollout.Partitioned},
+		"all of it is withheld":   {rollout.Summary{Phase: rollout.Withheld}, true, rollout.Withheld},
+		"before its turn":         {rollout.Summary{Phase: rollout.AwaitingTurn, RestsAt: "50%"}, true, rollout.AwaitingTurn},
+		"in the middle of change": {rollout.Summary{Phase: rollout.UpdatingPods}, true, ""},
+		"with another revision":   {rollout.Summary{Phase: rollout.Partitioned, Target: "agent-1"}, true, ""},
+		"nothing failed":          {rollout.Summary{Phase: rollout.Partitioned}, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Unix(10000, 0)
+			r := &deploymentReconciler{summaries: newSummaries(func(string, []string) {}), now: func() time.Time { return now }}
+			if test.last.Target == "" {
+				test.last.Target = "agent-2"
+			}
+			r.summaries.put(types.NamespacedName{}, map[string]rollout.Summary{"agent": test.last})
+			observed := unseenWorkload(2, false)
+			observed.assigned[0].stopped, observed.assigned[0].summary.Target = test.stopped, "agent-2"
+			r.report(observed, newOutcome(nil))
+			if got := r.summaries.get(types.NamespacedName{}, "agent"); got.Phase != test.phase || test.phase != "" && got.RestsAt != test.last.RestsAt {
+				t.Errorf("%+v", got)
 			}
 		})
 	}

@@ -206,6 +206,8 @@ type assignedSet struct {
 	today bool
 	// rejected is true of a revision that has failed and is being taken back, and halted of one of which pods fail, as the set's status says.
 	rejected, halted bool
+	// stopped is true of a revision that is held as it is because it has failed, here or elsewhere.
+	stopped bool
 	// outdated is true of a revision that the set's spec has moved on from, which the sets' controller has not dealt with yet.
 	outdated bool
 	// summary is what is counted of it in the pods, failure why its revision has failed here, and recheck in how long either may change by time alone.

@@ -124,6 +124,13 @@ func (s *Summary) RememberRest(last *Summary, partition string, awaitsTurn bool)
 	}
 }
 
+// StayAtRest leaves a workload at rest where it was, by its last summary, nil when there is none, while its set may change nothing in it.
+func (s *Summary) StayAtRest(last *Summary) {
+	if last != nil && last.Target == s.Target && slices.Contains([]Phase{Partitioned, Withheld, AwaitingTurn}, last.Phase) {
+		s.Phase, s.RestsAt = last.Phase, last.RestsAt
+	}
+}
+
 // reachesAllPods is true when a Deployment's template and all its pods have the target. The template has it from the begin of a promotion on; the
 // Deployment is ours until its end.
 func (s *Summary) reachesAllPods(deployment *Deployment) bool {
