@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
@@ -41,22 +42,29 @@ func (r *deploymentReconciler) assess(observed *workloadObservation) {
 			set.Held = true
 			set.recheck = soonest(set.recheck, outdatedInterval)
 		}
-		halts := set.halted && r.summaries.get(name, set.Key) == nil // others may not have been looked at
-		if set.judged && (failure != nil || set.rejected || halts || r.summaries.hasFailed(name, set.Key, set.Revision)) {
+		if set.judged && (failure != nil || r.hasFailedElsewhere(name, set)) {
 			set.Held, set.stopped = true, true
 			set.recheck = soonest(set.recheck, stoppedInterval)
 		}
 	}
 }
 
-// failingSince is since when containers are taken for failing that were not seen to fail before. What had a set halted before the operator restarted
-// has failed: it is not waited for once more while the revision goes on elsewhere.
+// hasFailedElsewhere is true of a set whose revision has failed in another workload, or did before the pods there went back, or the operator restarted.
+func (r *deploymentReconciler) hasFailedElsewhere(name types.NamespacedName, set *assignedSet) bool {
+	return set.degraded == v1alpha1.ReasonRolledBack || r.wasHalted(name, set) || r.summaries.hasFailed(name, set.Key, set.Revision)
+}
+
+// wasHalted is true of a set of which pods failed before this process looked at a workload of it. They may be there, or where it has not looked yet.
+func (r *deploymentReconciler) wasHalted(name types.NamespacedName, set *assignedSet) bool {
+	return set.degraded == v1alpha1.ReasonPodsFailing && r.summaries.get(name, set.Key) == nil
+}
+
+// failingSince is since when containers are taken for failing that were not seen to fail before. What had a set halted has failed: it is not waited
+// for once more.
 func (r *deploymentReconciler) failingSince(observed *workloadObservation, now time.Time) time.Time {
 	name := client.ObjectKeyFromObject(observed.deployment)
-	for i := range observed.assigned {
-		if set := &observed.assigned[i]; set.judged && set.halted && r.summaries.get(name, set.Key) == nil {
-			return now.Add(-rollout.StaleFor)
-		}
+	if slices.ContainsFunc(observed.assigned, func(set assignedSet) bool { return r.wasHalted(name, &set) }) {
+		return now.Add(-rollout.StaleFor)
 	}
 	return now
 }
@@ -80,8 +88,7 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 	if isTold && told.Reason != v1alpha1.ReasonDisruptionBudget {
 		return &told
 	}
-	isKept := summary.Phase == rollout.Withheld || summary.Phase == rollout.Partitioned
-	if isKept {
+	if summary.Phase.Rests() && summary.Phase != rollout.AwaitingTurn {
 		if problem := o.failureAsKept(set, now); problem != nil {
 			return problem
 		}
@@ -91,7 +98,7 @@ func (o *workloadObservation) problemOf(set *assignedSet, summary rollout.Summar
 			return problem
 		}
 	}
-	if !isKept && summary.Phase != rollout.AwaitingTurn && !outcome.updatesPods {
+	if !summary.Phase.Rests() && !outcome.updatesPods {
 		if problem := o.stuckProblem(set, &summary, now); problem != nil {
 			return problem
 		}

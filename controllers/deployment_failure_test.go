@@ -59,14 +59,15 @@ func TestAStallIsToldWhileItIsWaitedFor(t *testing.T) {
 func TestARevisionIsHeldByWhatIsKnownOfIt(t *testing.T) {
 	now := time.Unix(10000, 0)
 	for name, test := range map[string]struct {
-		rejected, halted, judged, seen bool
-		holds                          bool
+		degraded     string
+		judged, seen bool
+		holds        bool
 	}{
 		"nothing is":                         {judged: true},
-		"it is being taken back":             {judged: true, rejected: true, seen: true, holds: true},
-		"it is what is gone back to":         {rejected: true, seen: true},
-		"pods failed, and it restarted":      {judged: true, halted: true, holds: true},
-		"pods failed, and this was seen now": {judged: true, halted: true, seen: true},
+		"it is being taken back":             {judged: true, degraded: v1alpha1.ReasonRolledBack, seen: true, holds: true},
+		"it is what is gone back to":         {degraded: v1alpha1.ReasonRolledBack, seen: true},
+		"pods failed, and it restarted":      {judged: true, degraded: v1alpha1.ReasonPodsFailing, holds: true},
+		"pods failed, and this was seen now": {judged: true, degraded: v1alpha1.ReasonPodsFailing, seen: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &deploymentReconciler{summaries: newSummaries(func(string, []string) {}), sightings: newSightings(), turns: newTurns(nil), now: func() time.Time { return now }}
@@ -75,7 +76,7 @@ func TestARevisionIsHeldByWhatIsKnownOfIt(t *testing.T) {
 				r.summaries.put(types.NamespacedName{}, map[string]rollout.Summary{"agent": {}})
 			}
 			set := &observed.assigned[0]
-			set.rejected, set.halted, set.judged = test.rejected, test.halted, test.judged
+			set.degraded, set.judged = test.degraded, test.judged
 			if r.assess(observed); set.Held != test.holds || set.stopped != test.holds {
 				t.Errorf("held: %t", set.Held)
 			}
@@ -116,38 +117,18 @@ func TestAWorkloadAtRestStaysSoWhenItsRevisionFails(t *testing.T) {
 
 func TestAFailureIsKnownAfterARestart(t *testing.T) {
 	now := time.Unix(10000, 0)
-	for halted, fails := range map[bool]bool{true: true, false: false} {
+	for degraded, fails := range map[string]bool{v1alpha1.ReasonPodsFailing: true, "": false} {
 		r := &deploymentReconciler{summaries: newSummaries(func(string, []string) {}), sightings: newSightings(), turns: newTurns(nil), now: func() time.Time { return now }}
 		observed := unseenWorkload(2, false)
 		set := &observed.assigned[0]
-		set.halted, set.Content = halted, &injection.Content{Containers: []v1alpha1.SidecarContainer{{Container: corev1.Container{Name: "agent", Image: "agent:2"}}}}
+		set.degraded, set.Content = degraded, &injection.Content{Containers: []v1alpha1.SidecarContainer{{Container: corev1.Container{Name: "agent", Image: "agent:2"}}}}
 		observed.pods = []rollout.Pod{{
 			Name: "web-1", Observed: true, Revisions: map[string]string{"agent": "agent-2"},
 			Containers: map[string]rollout.Container{"agent": {Image: "agent:2", Failing: &rollout.Waiting{Reason: "ErrImagePull"}}},
 		}}
 		if r.assess(observed); (set.failure != nil) != fails {
-			t.Errorf("pods of the set failed before: %t, and this one: %+v", halted, set.failure)
+			t.Errorf("the set is degraded for %q, and this pod: %+v", degraded, set.failure)
 		}
-	}
-}
-
-// What a status says is about the spec that it was written for, and the revision that this brings.
-func TestDegradedFor(t *testing.T) {
-	set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Generation: 2}}
-	set.Status.CurrentRevision, set.Status.UpdateRevision = "agent-1", "agent-2"
-	set.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionDegraded, Reason: v1alpha1.ReasonRolledBack, ObservedGeneration: 2}}
-	for revision, want := range map[string]string{"agent-1": "", "agent-2": v1alpha1.ReasonRolledBack, "agent-3": ""} {
-		if got := degradedFor(set, revision); got != want {
-			t.Errorf("%s: %q, want %q", revision, got, want)
-		}
-	}
-	set.Generation = 3
-	if got := degradedFor(set, "agent-2"); got != "" {
-		t.Errorf("with a new spec: %q", got)
-	}
-	set.Generation, set.Status.CurrentRevision = 2, "agent-2"
-	if got := degradedFor(set, "agent-2"); got != "" {
-		t.Errorf("of what has reached every pod: %q", got)
 	}
 }
 

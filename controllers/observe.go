@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -204,8 +203,8 @@ type assignedSet struct {
 	proven *injection.Set
 	// today is true of a revision that the set assigns now, as its update or as what has proven itself.
 	today bool
-	// rejected is true of a revision that has failed and is being taken back, and halted of one of which pods fail, as the set's status says.
-	rejected, halted bool
+	// degraded is the reason for which the set's status says that its update revision is, if this is that; else empty.
+	degraded string
 	// stopped is true of a revision that is held as it is because it has failed, here or elsewhere.
 	stopped bool
 	// outdated is true of a revision that the set's spec has moved on from, which the sets' controller has not dealt with yet.
@@ -326,8 +325,9 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 		judged:   revision != set.Status.CurrentRevision,
 		today:    slices.Contains([]string{set.Status.CurrentRevision, set.Status.UpdateRevision}, revision),
 	}
-	degraded := degradedFor(set, revision)
-	added.rejected, added.halted = degraded == v1alpha1.ReasonRolledBack, degraded == v1alpha1.ReasonPodsFailing
+	if revision == set.Status.UpdateRevision {
+		added.degraded = rollout.Degraded(&set.Status, set.Generation, revision)
+	}
 	deleting := !set.DeletionTimestamp.IsZero()
 	switch {
 	case onSlip && deleting && set.Spec.DeletionPolicy == v1alpha1.RetainDeletionPolicy:
@@ -344,15 +344,6 @@ func (o *observer) addSet(ctx context.Context, observed *workloadObservation, ke
 	}
 	observed.assigned = append(observed.assigned, added)
 	return nil
-}
-
-// degradedFor is why a set's status says of today's spec that it is degraded, while that brings a revision; else empty.
-func degradedFor(set *v1alpha1.SidecarSet, revision string) string {
-	degraded := meta.FindStatusCondition(set.Status.Conditions, v1alpha1.ConditionDegraded)
-	if degraded == nil || degraded.ObservedGeneration != set.Generation || revision != set.Status.UpdateRevision || revision == set.Status.CurrentRevision {
-		return ""
-	}
-	return degraded.Reason
 }
 
 // addContent adds what a set brings.

@@ -4,6 +4,7 @@
 package controllers
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -34,6 +36,28 @@ func TestTheCacheKeepsWhoWroteTheSlip(t *testing.T) {
 	}
 	if len(deployment.ManagedFields) != 1 {
 		t.Errorf("%d entries are kept, want 1", len(deployment.ManagedFields))
+	}
+}
+
+// What a set's status says of its update revision is true of no other one on a slip.
+func TestOnlyTheUpdateRevisionIsDegraded(t *testing.T) {
+	set := &v1alpha1.SidecarSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "agent", Generation: 2}}
+	set.Status.CurrentRevision, set.Status.UpdateRevision = "agent-1", "agent-3"
+	set.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionDegraded, Reason: v1alpha1.ReasonRolledBack, ObservedGeneration: 2}}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), appsv1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	observer := &observer{cache: fake.NewClientBuilder().WithScheme(scheme).WithObjects(set).Build()}
+	for revision, want := range map[string]string{"agent-1": "", "agent-2": "", "agent-3": v1alpha1.ReasonRolledBack} {
+		observed := &workloadObservation{deployment: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}}, slip: map[string]string{"agent": revision}}
+		observed.workload.Template = &observed.deployment.Spec.Template
+		if err := observer.addSet(t.Context(), observed, "agent"); err != nil {
+			t.Fatal(err)
+		}
+		if got := observed.assigned[0].degraded; got != want {
+			t.Errorf("%s: %q, want %q", revision, got, want)
+		}
 	}
 }
 

@@ -20,14 +20,22 @@ func (s *Set) brings() bool { return s.UpdateRevision != s.Status.CurrentRevisio
 // failed is true when the update revision has failed and is taken back. The condition is the memory of it: it is written before anything is
 // taken back, because the pods that failed do not tell any more afterwards. A new spec gets a new chance.
 func (s *Set) failed() bool {
-	degraded := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionDegraded)
-	return degraded != nil && degraded.Reason == v1alpha1.ReasonRolledBack && degraded.ObservedGeneration == s.Generation && s.brings()
+	return Degraded(&s.Status, s.Generation, s.UpdateRevision) == v1alpha1.ReasonRolledBack
 }
 
 // isHalted is true when the status says of this spec that pods fail. Not all failures can be seen at once again after a restart.
 func (s *Set) isHalted() bool {
-	degraded := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionDegraded)
-	return degraded != nil && degraded.Reason == v1alpha1.ReasonPodsFailing && degraded.ObservedGeneration == s.Generation && s.brings()
+	return Degraded(&s.Status, s.Generation, s.UpdateRevision) == v1alpha1.ReasonPodsFailing
+}
+
+// Degraded is the reason of the condition Degraded, as far as it speaks of a generation's update revision, while that has not reached every pod; else
+// it is empty.
+func Degraded(status *v1alpha1.SidecarSetStatus, generation int64, updateRevision string) string {
+	degraded := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionDegraded)
+	if degraded == nil || degraded.ObservedGeneration != generation || updateRevision == status.CurrentRevision {
+		return ""
+	}
+	return degraded.Reason
 }
 
 // firstFailed returns the first workload, by name, in which the update revision has failed, while it is judged; nil when there is none.

@@ -290,3 +290,25 @@ func TestKnown(t *testing.T) {
 		t.Error("all workloads with a slip were looked at, and are not known")
 	}
 }
+
+// What a status says is about the spec that it was written for, and about the revision that this brings.
+func TestDegraded(t *testing.T) {
+	set := makeSet()
+	rolledBackTo(&set, old)
+	for _, test := range []struct {
+		generation     int64
+		updateRevision string
+		want           string
+	}{
+		{set.Generation, current, v1alpha1.ReasonRolledBack},
+		{set.Generation, old, ""}, // which has reached every pod
+		{set.Generation + 1, current, ""},
+	} {
+		if got := Degraded(&set.Status, test.generation, test.updateRevision); got != test.want {
+			t.Errorf("%s at generation %d: %q, want %q", test.updateRevision, test.generation, got, test.want)
+		}
+	}
+	if got := Degraded(&v1alpha1.SidecarSetStatus{}, set.Generation, current); got != "" {
+		t.Errorf("without a condition: %q", got)
+	}
+}

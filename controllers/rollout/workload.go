@@ -66,6 +66,9 @@ const (
 	AwaitingTurn Phase = "AwaitingTurn"
 )
 
+// Rests is true of a phase in which nothing happens until a partition changes, or somebody calls.
+func (p Phase) Rests() bool { return slices.Contains([]Phase{Partitioned, Withheld, AwaitingTurn}, p) }
+
 // Summary is what a workload's controller saw of one set in it.
 type Summary struct {
 	// Target is the revision on the slip that was acted upon.
@@ -126,7 +129,7 @@ func (s *Summary) RememberRest(last *Summary, partition string, awaitsTurn bool)
 
 // StayAtRest leaves a workload at rest where it was, by its last summary, nil when there is none, while its set may change nothing in it.
 func (s *Summary) StayAtRest(last *Summary) {
-	if last != nil && last.Target == s.Target && slices.Contains([]Phase{Partitioned, Withheld, AwaitingTurn}, last.Phase) {
+	if last != nil && last.Target == s.Target && last.Phase.Rests() {
 		s.Phase, s.RestsAt = last.Phase, last.RestsAt
 	}
 }
