@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	// slipSettles is how old an order slip has to be before it is acted upon, so that sets that are created together make one
-	// template change. Managed fields tell the time of a write in whole seconds, so this waits for one second at least. An update in place of
-	// a workload's only set does not wait.
+	// slipSettles is how old an order slip has to be before it is acted upon, so that sets that are created or changed together make one
+	// change, also if one of them could go into the running pods by itself: those would be replaced for the other one anyway. Managed fields
+	// tell the time of a write in whole seconds, so this waits for one second at least.
 	slipSettles = 2 * time.Second
 	// slipObserved is how long at most the Deployment controller is given to see the slip: what it then writes would have ours refused. A revision
 	// that comes into the cache after the slip that names it is given the same time.
@@ -97,19 +97,14 @@ func (r *deploymentReconciler) tooYoung(observed *workloadObservation, plan *inj
 		}
 	}
 	if plan.Changed || observed.misses() {
-		settles := slipSettles
-		if len(observed.assigned) == 1 && observed.goesInPlace(plan) {
-			settles = 0 // no other set has a part in the template that could change at the same moment.
-		}
-		return r.untilSettled(observed, settles)
+		return r.untilSettled(observed)
 	}
 	return 0
 }
 
-// untilSettled is how long a slip that settles after some time has to be left alone. A clock that differs from the API server's makes it shorter,
-// never longer.
-func (r *deploymentReconciler) untilSettled(observed *workloadObservation, settles time.Duration) time.Duration {
-	wait := r.untilSlipIsOld(observed, settles)
+// untilSettled is how long a slip has to be left alone. A clock that differs from the API server's makes it shorter, never longer.
+func (r *deploymentReconciler) untilSettled(observed *workloadObservation) time.Duration {
+	wait := r.untilSlipIsOld(observed, slipSettles)
 	if wait == 0 && (observed.misses() || !rolloutOf(observed.deployment).Observed) {
 		return r.untilSlipIsOld(observed, slipObserved)
 	}

@@ -40,6 +40,7 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 	two, bothInPlace := observe("a", "b")
 	unseen, _ := observe("a")
 	unseen.deployment.Generation = 1
+	unseen.deployment.ManagedFields[0].Time = new(metav1.NewTime(written.Add(-slipSettles)))
 	back, _ := observe("a", "b")
 	back.assigned[0].judged, back.assigned[1].judged = false, false
 	foreign, _ := observe("a")
@@ -55,11 +56,11 @@ func TestAYoungSlipWaitsForItsNeighbours(t *testing.T) {
 		plan     *injection.Plan
 		want     time.Duration
 	}{
-		"in place, the only set":                   {one, inPlace, 0},
+		"in place, the only set so far":            {one, inPlace, slipSettles - 500*time.Millisecond},
 		"in place, one of two sets":                {two, bothInPlace, slipSettles - 500*time.Millisecond},
 		"in place, back to what has proven itself": {back, bothInPlace, 0},
 		"through the template":                     {one, &injection.Plan{Changed: true, Revisions: inPlace.Revisions}, slipSettles - 500*time.Millisecond},
-		"not seen by the Deployment controller":    {unseen, inPlace, slipObserved - 500*time.Millisecond},
+		"not seen by the Deployment controller":    {unseen, inPlace, slipObserved - slipSettles - 500*time.Millisecond},
 		"a slip that a rollback restored":          {foreign, inPlace, slipSettles},
 		"a slip that came with a copied manifest":  {copied, inPlace, slipSettles - 500*time.Millisecond},
 		"a slip that nobody is known to have made": {cleared, inPlace, 0},
