@@ -297,7 +297,7 @@ func (w *writer) resizePod(ctx context.Context, pod *corev1.Pod, patch *rollout.
 	if err != nil {
 		return fmt.Errorf("encoding a resize: %w", err)
 	}
-	if err := w.client.SubResource("resize").Patch(ctx, pod, client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+	if err := w.client.SubResource(rollout.ResizeSubresource).Patch(ctx, pod, client.RawPatch(types.JSONPatchType, data), client.FieldOwner(v1alpha1.FieldManager)); err != nil {
 		return resizeError{fmt.Errorf("resizing pod %s/%s: %w", pod.Namespace, pod.Name, err), patch}
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/controllers/injection"
+	"github.com/sidecarset/sidecarset/controllers/rollout"
 )
 
 // CacheOptions says what the cache holds: Deployments in full, with no managed fields but our own and those of the order slip; ReplicaSets, pods and revisions only where
@@ -144,7 +145,9 @@ func (s *podStripper) strip(object any) (any, error) {
 			stripPrePullPod(pod)
 			return pod, nil
 		}
+		times := ourTimes(pod)
 		pod.ObjectMeta = stripMeta(&pod.ObjectMeta)
+		pod.ManagedFields = times
 		pod.Namespace, pod.Labels, pod.OwnerReferences = shareText(&s.pool, pod.Namespace), share(&s.pool, pod.Labels), share(&s.pool, pod.OwnerReferences)
 		if mark, ok := pod.Annotations[v1alpha1.RevisionsAnnotation]; ok {
 			pod.Annotations[v1alpha1.RevisionsAnnotation] = shareText(&s.pool, mark)
@@ -163,6 +166,20 @@ func (s *podStripper) strip(object any) (any, error) {
 		}
 	}
 	return object, nil
+}
+
+// ourTimes says when we wrote to a pod, if we resized it; most pods never are.
+func ourTimes(pod *corev1.Pod) (times []metav1.ManagedFieldsEntry) {
+	isResize := func(entry metav1.ManagedFieldsEntry) bool { return entry.Subresource == rollout.ResizeSubresource }
+	for _, entry := range pod.ManagedFields {
+		if entry.Manager == v1alpha1.FieldManager {
+			times = append(times, metav1.ManagedFieldsEntry{Manager: entry.Manager, Subresource: entry.Subresource, Time: entry.Time})
+		}
+	}
+	if !slices.ContainsFunc(times, isResize) {
+		return nil
+	}
+	return times
 }
 
 // stripPrePullPod leaves what rollout.PullOf reads.

@@ -123,6 +123,9 @@ func TestAStrippedPodKeepsWhatItTells(t *testing.T) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "pod", UID: "1", Annotations: map[string]string{
 			v1alpha1.RevisionsAnnotation: `{"set":"set-1"}`, v1alpha1.InPlaceAnnotation: `{"revisions":{"set":"set-1"}}`,
+		}, ManagedFields: []metav1.ManagedFieldsEntry{
+			{Manager: v1alpha1.FieldManager, Time: new(metav1.NewTime(time.Unix(1, 0)))},
+			{Manager: v1alpha1.FieldManager, Subresource: rollout.ResizeSubresource, Time: new(metav1.NewTime(time.Unix(2, 0)))},
 		}},
 		Spec: corev1.PodSpec{
 			NodeName:       "node",

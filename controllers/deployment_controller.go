@@ -160,7 +160,7 @@ func (r *deploymentReconciler) pursue(ctx context.Context, observed *workloadObs
 	result, way := newOutcome(plan.Problems), byNewPods
 	if observed.goesInPlace(plan) {
 		way = inRunningPods
-		observed.eachNew(plan, func(key string) { result.phases[key] = rollout.UpdatingPods })
+		observed.eachNew(plan, func(key string) { result.phases[key] = observed.firstPhase(key) })
 	}
 	if wait := r.tooYoung(observed, plan); wait > 0 {
 		result.recheck = soonest(result.recheck, wait)
@@ -181,6 +181,14 @@ func (r *deploymentReconciler) pursue(ctx context.Context, observed *workloadObs
 	result, err = r.carryOut(ctx, observed, accepted)
 	result.addRefused(refused)
 	return result, err
+}
+
+// firstPhase is the phase of a set until it is decided which pods are updated.
+func (o *workloadObservation) firstPhase(key string) rollout.Phase {
+	if slices.ContainsFunc(o.assigned, func(set assignedSet) bool { return set.Key == key && set.awaitsTurn }) {
+		return rollout.AwaitingTurn
+	}
+	return rollout.UpdatingPods
 }
 
 // carryOut takes a workload to a plan, in one of two ways: a change that pods can not take goes through the template, any other to the pods.
@@ -207,8 +215,8 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		last := r.summaries.get(name, set.Key)
 		summary.RememberEnd(last, rolloutOf(observed.deployment), set.failure != nil)
 		summary.RememberRest(last, set.strategy.Partition.String(), set.awaitsTurn)
-		if set.stopped {
-			summary.StayAtRest(last) // so that it goes back when it is its turn
+		if set.stopped || set.outdated {
+			summary.StayAtRest(last, set.awaitsTurn) // so that it goes back, or on, when it is its turn
 		}
 		summary.Problem = observed.problemOf(set, summary, outcome, r.now())
 		if set.standing == leaving && summary.Problem == nil {

@@ -401,8 +401,8 @@ func (s *apiServer) apply(config *unstructured.Unstructured, manager string, dry
 	return before, after, nil
 }
 
-// patch is a JSON patch or a merge patch.
-func (s *apiServer) patch(object client.Object, patchType types.PatchType, data []byte, manager string, status bool) (before, after client.Object, err error) {
+// patch is a JSON patch or a merge patch, of a subresource or, if that is empty, of the rest.
+func (s *apiServer) patch(object client.Object, patchType types.PatchType, data []byte, manager, subresource string) (before, after client.Object, err error) {
 	if before, err = s.live(object); err != nil {
 		return nil, nil, err
 	}
@@ -423,8 +423,19 @@ func (s *apiServer) patch(object client.Object, patchType types.PatchType, data 
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, after); err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	after, err = s.update(after, manager, status)
+	if kindOf(after) == podKind && !isSame(before, after) {
+		s.stamp(after, manager, subresource)
+	}
+	after, err = s.update(after, manager, subresource == "status")
 	return before, after, err
+}
+
+// stamp notes in a pod's managed fields who wrote to it, and when. Of which fields, nobody asks.
+func (s *apiServer) stamp(pod client.Object, manager, subresource string) {
+	entries := slices.DeleteFunc(pod.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
+		return entry.Manager == manager && entry.Subresource == subresource
+	})
+	pod.SetManagedFields(append(entries, metav1.ManagedFieldsEntry{Manager: manager, Subresource: subresource, Time: new(s.time())}))
 }
 
 // failedTest is what an API server answers when a test of a JSON patch fails (apiserver/pkg/endpoints/handlers/patch.go).

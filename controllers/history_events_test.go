@@ -21,7 +21,7 @@ import (
 
 // happen lets something happen that nobody in the cluster asked for. A quiet history has no user but the one who changes images.
 func (h *history) happen() {
-	events := []func(){h.changeImage, h.changeImage, h.changeImage, h.changeResources, h.failPod, h.failPod, h.stopManager, h.stopOperator}
+	events := []func(){h.changeImage, h.changeImage, h.changeImage, h.changeResources, h.takeBack, h.failPod, h.failPod, h.stopManager, h.stopOperator}
 	if !h.quiet {
 		events = append(events, h.changeStructure, h.changeStrategy, h.scale, h.editTemplate, h.pause, h.resume, h.declarePause, h.restart, h.undo, h.deleteDeployment, h.deletePod, h.makeSick, h.deleteSet, h.addSet, h.forbid, h.allow)
 	}
@@ -45,6 +45,17 @@ func (h *history) changeResources() {
 	h.changeSet(name, func(_ *v1alpha1.SidecarSet, container *v1alpha1.SidecarContainer) {
 		container.Resources = cpu(quantity)
 	})
+}
+
+// takeBack applies what a set was before its last change.
+func (h *history) takeBack() {
+	name := h.anySet()
+	former, ok := h.former[name]
+	if !ok {
+		return
+	}
+	h.note("user: %s is to be as it was before", name)
+	h.changeSet(name, func(set *v1alpha1.SidecarSet, _ *v1alpha1.SidecarContainer) { set.Spec = *former.DeepCopy() })
 }
 
 func (h *history) changeStructure() {
@@ -176,6 +187,7 @@ func (h *history) editDeploymentAs(manager string, edit func(d *appsv1.Deploymen
 		return
 	}
 	h.note("user: %s: %s", d.Name, did)
+	h.excuse(d.Name)
 	_, err := h.server.update(d, manager, false)
 	h.do(err)
 }
@@ -329,6 +341,7 @@ func (h *history) failPod() {
 // failed says that a pod is unavailable by itself. The disruption controller sees that at once: what it sees late is what we do.
 func (h *history) failed(pod *corev1.Pod) {
 	delete(h.disturbed, pod.UID)
+	h.excuse(pod.Labels["app"])
 	h.surpriseBudgets(pod.Labels)
 }
 
@@ -439,7 +452,7 @@ func (h *history) relaxBudgets(broken string) {
 func (h *history) hasBroken(d *appsv1.Deployment) bool {
 	return slices.ContainsFunc(h.server.pods(), func(pod *corev1.Pod) bool {
 		of := h.deploymentOf(pod)
-		return of != nil && of.UID == d.UID && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return isBroken(c.Image) })
+		return of != nil && of.UID == d.UID && slices.ContainsFunc(longRunning(pod), func(c *corev1.Container) bool { return isBroken(c.Image) })
 	})
 }
 

@@ -22,11 +22,13 @@ import (
 
 // audit looks at what a write of the operator did.
 func (h *history) audit(before, after client.Object) {
+	h.resized = false
 	switch before := before.(type) {
 	case *appsv1.Deployment:
 		if after, ok := after.(*appsv1.Deployment); ok {
 			h.auditTemplate("Deployment "+before.Name, &before.Spec.Template, &after.Spec.Template)
 			h.auditPartitions(before, after)
+			h.auditWave(before, after)
 			if *before.Spec.Replicas != *after.Spec.Replicas || !equality.Semantic.DeepEqual(before.Spec.Strategy, after.Spec.Strategy) {
 				h.violate("I5: Deployment %s has other replicas or another strategy", before.Name)
 			}
@@ -101,6 +103,7 @@ func (h *history) auditPartitionOf(d *appsv1.Deployment, before, after *corev1.P
 // auditPod is I1 and I5 of a pod, and I2 when a container of it restarts.
 func (h *history) auditPod(before, after *corev1.Pod) {
 	h.note("  pod %s: %s", before.Name, after.Annotations[v1alpha1.InPlaceAnnotation])
+	h.resized = before.Annotations[v1alpha1.InPlaceAnnotation] == after.Annotations[v1alpha1.InPlaceAnnotation]
 	expected, restarts := before.Spec.DeepCopy(), false
 	sidecars := strings.Split(after.Annotations[v1alpha1.ContainersAnnotation], ",")
 	for _, lists := range [][2][]corev1.Container{{expected.InitContainers, after.Spec.InitContainers}, {expected.Containers, after.Spec.Containers}} {
@@ -206,6 +209,7 @@ func (h *history) checkWaits() {
 
 // check looks at what has to hold at every moment.
 func (h *history) check() {
+	h.leaveWaves()
 	for _, d := range h.server.deployments() {
 		if d.Spec.Paused && !h.userPaused[d.Name] && !isPausedByUs(d) {
 			h.violate("I3: %s is paused, and nobody is there to end it", d.Name)

@@ -77,13 +77,16 @@ func longRunning(pod *corev1.Pod) (result []*corev1.Container) {
 	return result
 }
 
-func imageIn(pod *corev1.Pod, name string) string {
+func imageIn(pod *corev1.Pod, name string) string { return containerIn(pod, name).Image }
+
+// containerIn is a container of a pod that runs as long as it does; empty when there is none of that name.
+func containerIn(pod *corev1.Pod, name string) corev1.Container {
 	for _, container := range longRunning(pod) {
 		if container.Name == name {
-			return container.Image
+			return *container
 		}
 	}
-	return ""
+	return corev1.Container{}
 }
 
 // step does one thing for one pod, if there is one to do.

@@ -449,7 +449,7 @@ func (c *operatorClient) patch(object client.Object, patch client.Patch, subreso
 		text += string(data)
 	}
 	return c.write(text, func() (before, after client.Object, err error) {
-		before, after, err = c.process.server.patch(object, patch.Type(), data, v1alpha1.FieldManager, subresource == "status")
+		before, after, err = c.process.server.patch(object, patch.Type(), data, v1alpha1.FieldManager, subresource)
 		if err == nil {
 			into(object, after)
 		}

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -61,7 +62,7 @@ func TestHistories(t *testing.T) {
 
 // Histories of an operator that has a bug have to tell. The bugs are made by what it is shown, as if it did not look.
 func TestHistoriesFindBugs(t *testing.T) {
-	const enough = 1000 // histories, of which some have to tell
+	const enough = 3000 // histories, of which some have to tell
 	laboratory := newLaboratory(t)
 	for name, test := range map[string]struct {
 		deceive   func(object client.Object)
@@ -84,6 +85,16 @@ func TestHistoriesFindBugs(t *testing.T) {
 				delete(rs.Annotations, v1alpha1.PromotionAnnotation)
 			}
 		}, "nobody tells"},
+		"it does not see that it resized a pod for nothing": {func(object client.Object) {
+			if pod, ok := object.(*corev1.Pod); ok {
+				pod.ManagedFields = nil
+			}
+		}, "with other resources"},
+		"it changes all workloads at a time": {func(object client.Object) {
+			if set, ok := object.(*v1alpha1.SidecarSet); ok {
+				set.Spec.UpdateStrategy.MaxConcurrentWorkloads = new(intstr.FromString("100%"))
+			}
+		}, "maxConcurrentWorkloads is"},
 		"it ignores partitions": {func(object client.Object) {
 			if set, ok := object.(*v1alpha1.SidecarSet); ok {
 				set.Spec.UpdateStrategy.Partition = nil

@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -54,6 +55,13 @@ type history struct {
 	disturbed map[types.UID]bool
 	// retained are sets that were deleted and whose content stays.
 	retained map[string]bool
+	// former are the sets' specs as they were before the last change.
+	former map[string]v1alpha1.SidecarSetSpec
+	// resized is true when the operator's last write gave a pod other resources, and the next one is to say for which revision.
+	resized bool
+	// founded is how many Deployments there were in the beginning.
+	founded int
+	waves   waves
 	// added is how many sets came after the beginning.
 	added int
 	// budgetKnows is true of a PodDisruptionBudget while all that happened since its status was written is our updates.
@@ -72,7 +80,7 @@ func newHistoryOf(ctx context.Context, laboratory *laboratory, seed uint64, dece
 	h := &history{
 		laboratory: laboratory, ctx: ctx, random: rand.New(rand.NewPCG(seed, 0)), server: server, //nolint:gosec // a history has to come again
 		manager: newControllerManager(server), kubelet: newKubelet(server), userPaused: map[string]bool{}, resumed: map[string]bool{}, pausedFor: map[string]time.Duration{},
-		disturbed: map[types.UID]bool{}, retained: map[string]bool{}, budgetKnows: map[string]bool{}, deceive: deceive,
+		disturbed: map[types.UID]bool{}, retained: map[string]bool{}, budgetKnows: map[string]bool{}, former: map[string]v1alpha1.SidecarSetSpec{}, waves: waves{}, deceive: deceive,
 	}
 	h.lags, h.quiet = h.chance(2), h.chance(3)
 	h.kubelet.trace, h.kubelet.failed, h.manager.disrupts, h.manager.doubles = h.note, h.failed, h.surpriseBudgets, h.doubled
@@ -105,6 +113,7 @@ func (h *history) startOperator() {
 	h.operator = newProcess(h.ctx, h.laboratory, h.server)
 	h.operator.trace, h.operator.audit, h.operator.fault, h.operator.deceive = h.note, h.audit, h.fault, h.deceive
 	h.operator.cache.list()
+	clear(h.waves) // what is at rest when it looks, it calls once more
 }
 
 func (h *history) fault(string) fault {
@@ -230,6 +239,9 @@ func (h *history) reconcile(next task) bool {
 	}
 	alive := h.operator.run(next)
 	if !alive {
+		if h.resized && h.chance(2) {
+			h.takeBack()
+		}
 		h.restartOperator()
 	}
 	return alive
@@ -330,6 +342,7 @@ func (h *history) found() {
 	if h.chance(2) {
 		h.createSet("mesh")
 	}
+	h.founded = len(h.server.deployments())
 	h.note("%d Deployments, %d sets, lags=%v quiet=%v", len(h.server.deployments()), len(h.server.sets()), h.lags, h.quiet)
 }
 
@@ -384,6 +397,8 @@ func (h *history) createSet(name string) {
 			}}
 		}
 	}
+	strategy := &set.Spec.UpdateStrategy
+	h.note("set %s: partition %v, maxConcurrentWorkloads %v, maxUnavailable %v, canary %v", name, strategy.Partition, strategy.MaxConcurrentWorkloads, strategy.MaxUnavailable, strategy.Canary != nil)
 	h.do(h.server.create(set, "kubectl"))
 }
 
@@ -400,6 +415,7 @@ func (h *history) changeSet(name string, change func(set *v1alpha1.SidecarSet, c
 	set := live.DeepCopy()
 	container := append(append([]*v1alpha1.SidecarContainer{}, pointers(set.Spec.InitContainers)...), pointers(set.Spec.Containers)...)[0]
 	change(set, container)
+	h.former[name] = live.Spec
 	_, err := h.server.update(set, "kubectl", false)
 	h.do(err)
 }
@@ -574,6 +590,9 @@ func (h *history) verdictOnPod(pod *corev1.Pod, d *appsv1.Deployment) string {
 		}
 		if imageIn(pod, container.Name) != container.Image {
 			return "has pod " + pod.Name + " with another image"
+		}
+		if has := containerIn(pod, container.Name).Resources; !equality.Semantic.DeepEqual(has, container.Resources) {
+			return fmt.Sprintf("has pod %s with other resources: %v, not %v", pod.Name, has.Requests, container.Resources.Requests)
 		}
 	}
 	return ""

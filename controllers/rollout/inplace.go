@@ -119,6 +119,11 @@ func (p *PodPatch) Record(now time.Time) InPlaceUpdate {
 		container := p.Pod.Containers[name]
 		record.Containers[name] = StartedContainer{ID: container.ID, Stopped: container.RunningSince.IsZero()}
 	}
+	for _, key := range p.Pod.Resized {
+		if !slices.ContainsFunc(p.Sets, func(set SetUpdate) bool { return set.Key == key }) {
+			record.Resized = append(record.Resized, key)
+		}
+	}
 	for i := range p.Sets {
 		record.Revisions[p.Sets[i].Key] = p.Sets[i].Revision
 		for _, sidecar := range p.Sets[i].Sidecars {

@@ -87,6 +87,7 @@ func TestNextPods(t *testing.T) {
 		{name: "a partition that was raised takes nothing back", update: makeUpdate(makePod("a", current), makePod("b", current)), change: func(u *PodUpdate) { u.Sets[0].Partition = number(2) }, want: "", state: "partitioned"},
 		{name: "all are done", update: makeUpdate(makePod("a", current), makePod("b", current)), state: "done"},
 		{name: "a mark without the image is not enough", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) { u.Pods[0].Revisions["set"] = current }, want: "a"},
+		{name: "a mark without the resources is not enough", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) { u.Pods[0].Resized = []string{"set"} }, want: "a"},
 		{name: "a sidecar that is not available is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) {
 			u.Pods[0].Containers["agent"] = Container{Image: current}
 		}},
@@ -501,6 +502,16 @@ func TestRecord(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A pod has resources of nobody knows which revisions. What is known of a set that is updated is known; of the others it is not.
+func TestRecordOfWhatAResizeLeft(t *testing.T) {
+	pod := makePod("a", old)
+	pod.Resized = []string{"other", "set"}
+	patch := PodPatch{Pod: pod, Sets: []SetUpdate{{Key: "set", Revision: current}}}
+	if diff := cmp.Diff([]string{"other"}, patch.Record(noon).Resized); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -41,6 +41,9 @@ type Pod struct {
 	Observed bool
 	// Update is the last in-place update; nil when there was none.
 	Update *InPlaceUpdate
+	// Resized are the sets, by key, of which it may have the resources of another revision than it is marked with: an update gave it other resources,
+	// and came to nothing before it marked it.
+	Resized []string
 }
 
 // Container is what decisions need to know of a container in a pod.
@@ -85,6 +88,8 @@ type InPlaceUpdate struct {
 	Containers map[string]StartedContainer `json:"containers"`
 	// Restarts is how often each sidecar of these sets is started anew by the end of its update; what comes on top are crashes.
 	Restarts map[string]int32 `json:"restarts,omitempty"`
+	// Resized are those of the sets in Pod.Resized that it does not bring.
+	Resized []string `json:"resized,omitempty"`
 }
 
 // Equal is true of records of the same update. There is none that equals nil.
@@ -125,6 +130,9 @@ const startsFromOlderSpec = 5 * time.Second
 // startsAgain is how long a container that was stopped in order to restart is given to do so. Longer takes the pull of a large image.
 const startsAgain = time.Minute
 
+// ResizeSubresource is what resources of running pods are changed through.
+const ResizeSubresource = "resize"
+
 // PodReader reads pods that have most of their marks in common. Nobody may change the maps of what it returns.
 type PodReader struct {
 	revisions map[string]map[string]string // by the annotation that says so
@@ -145,9 +153,7 @@ func (r *PodReader) PodOf(pod *corev1.Pod) Pod {
 		Observed:      pod.Status.ObservedGeneration >= pod.Generation,
 		Stalled:       stallOf(pod),
 	}
-	if record := (&InPlaceUpdate{}); json.Unmarshal([]byte(pod.Annotations[v1alpha1.InPlaceAnnotation]), record) == nil {
-		result.Update = record
-	}
+	result.readUpdates(pod)
 	oneShot := map[string]bool{}
 	for list, containers := range map[string][]corev1.Container{"initContainers": pod.Spec.InitContainers, "containers": pod.Spec.Containers} {
 		for i := range containers {
@@ -181,6 +187,33 @@ func (r *PodReader) PodOf(pod *corev1.Pod) Pod {
 		}
 	}
 	return result
+}
+
+// readUpdates reads what updates in place left in a pod.
+func (p *Pod) readUpdates(pod *corev1.Pod) {
+	if record := (&InPlaceUpdate{}); json.Unmarshal([]byte(pod.Annotations[v1alpha1.InPlaceAnnotation]), record) == nil {
+		p.Update, p.Resized = record, record.Resized
+	}
+	if isResizedSinceMarked(pod) {
+		p.Resized = slices.Sorted(maps.Keys(p.Revisions))
+	}
+}
+
+// isResizedSinceMarked is true when we resized a pod after we last wrote to it otherwise, as its managed fields tell it: in whole seconds, so that
+// this may miss a resize that followed an update at once.
+func isResizedSinceMarked(pod *corev1.Pod) bool {
+	var resized, marked time.Time
+	for i := range pod.ManagedFields {
+		entry := &pod.ManagedFields[i]
+		switch {
+		case entry.Manager != v1alpha1.FieldManager || entry.Time == nil:
+		case entry.Subresource == ResizeSubresource:
+			resized = entry.Time.Time
+		case entry.Subresource == "":
+			marked = entry.Time.Time
+		}
+	}
+	return resized.After(marked)
 }
 
 func (r *PodReader) revisionsOf(mark string) map[string]string {

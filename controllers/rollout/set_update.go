@@ -122,9 +122,9 @@ func (s *SetUpdate) IsBehind(pods []Pod, now time.Time) bool {
 }
 
 // isCurrent is true when a pod says that it is at the set's revision, and its images are the revision's. Its resources are not looked
-// at: something like a vertical autoscaler may own them.
+// at, because something like a vertical autoscaler may own them, but for those that an update left which came to nothing.
 func (s *SetUpdate) isCurrent(pod *Pod) bool {
-	if pod.Revisions[s.Key] != s.Revision {
+	if pod.Revisions[s.Key] != s.Revision || slices.Contains(pod.Resized, s.Key) {
 		return false
 	}
 	return !slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].Image != sidecar.Image })

@@ -127,9 +127,13 @@ func (s *Summary) RememberRest(last *Summary, partition string, awaitsTurn bool)
 	}
 }
 
-// StayAtRest leaves a workload at rest where it was, by its last summary, nil when there is none, while its set may change nothing in it.
-func (s *Summary) StayAtRest(last *Summary) {
-	if last != nil && last.Target == s.Target && last.Phase.Rests() {
+// StayAtRest leaves a workload at rest where it was, by its last summary, nil when there is none, and from whether it awaits its turn, while its set may
+// change nothing in it.
+func (s *Summary) StayAtRest(last *Summary, awaitsTurn bool) {
+	switch {
+	case last == nil && awaitsTurn:
+		s.Phase = AwaitingTurn
+	case last != nil && last.Target == s.Target && last.Phase.Rests():
 		s.Phase, s.RestsAt = last.Phase, last.RestsAt
 	}
 }
@@ -161,7 +165,7 @@ func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, reche
 		}
 		revisions[revision] = true
 		summary.Injected++
-		if revision != set.Revision {
+		if revision != set.Revision || slices.Contains(pods[i].Resized, set.Key) {
 			continue
 		}
 		summary.Updated++

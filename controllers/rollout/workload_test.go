@@ -61,6 +61,36 @@ func TestPodOf(t *testing.T) {
 	}
 }
 
+func TestPodOfTellsThatItWasResizedForNothing(t *testing.T) {
+	write := func(manager, subresource string, second int64) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Subresource: subresource, Time: new(metav1.Unix(second, 0))}
+	}
+	const autoscaler, kubelet = "autoscaler", "kubelet"
+	all, left := []string{"a", "b", "c"}, []string{"b", "c"} // left is what the last update did not bring
+	for name, test := range map[string]struct {
+		writes []metav1.ManagedFieldsEntry
+		want   []string
+	}{
+		"never":                              {nil, left},
+		"with the marks":                     {[]metav1.ManagedFieldsEntry{write(v1alpha1.FieldManager, ResizeSubresource, 5), write(v1alpha1.FieldManager, "", 5)}, left},
+		"before the marks":                   {[]metav1.ManagedFieldsEntry{write(v1alpha1.FieldManager, "", 6), write(v1alpha1.FieldManager, ResizeSubresource, 5)}, left},
+		"after the marks":                    {[]metav1.ManagedFieldsEntry{write(v1alpha1.FieldManager, "", 4), write(v1alpha1.FieldManager, ResizeSubresource, 5)}, all},
+		"without marks of an earlier update": {[]metav1.ManagedFieldsEntry{write(v1alpha1.FieldManager, ResizeSubresource, 5)}, all},
+		"by somebody else":                   {[]metav1.ManagedFieldsEntry{write(v1alpha1.FieldManager, "", 4), write(autoscaler, ResizeSubresource, 5)}, left},
+		"a status after the marks":           {[]metav1.ManagedFieldsEntry{write(v1alpha1.FieldManager, "", 4), write(kubelet, "status", 5)}, left},
+		"at a time that nobody knows":        {[]metav1.ManagedFieldsEntry{{Manager: v1alpha1.FieldManager, Subresource: ResizeSubresource}}, left},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := PodOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: test.writes, Annotations: map[string]string{
+				v1alpha1.RevisionsAnnotation: `{"a":"a-1","b":"b-1","c":"c-1"}`, v1alpha1.InPlaceAnnotation: `{"resized":["b","c"]}`,
+			}}})
+			if diff := cmp.Diff(test.want, pod.Resized); diff != "" {
+				t.Errorf("resized for nothing (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestSummarize(t *testing.T) {
 	pod := func(revision string, since ...int64) Pod {
 		result := Pod{Revisions: map[string]string{"set": revision}, Containers: map[string]Container{}, Observed: true}
@@ -71,18 +101,21 @@ func TestSummarize(t *testing.T) {
 	}
 	restarting := pod(current, 1, 1)
 	restarting.Update = &InPlaceUpdate{Containers: map[string]StartedContainer{"agent": {ID: "x"}}}
+	resized := pod(current, 1, 1)
+	resized.Resized = []string{"set"}
 	pods := []Pod{
 		pod(current, 10, 20), // available at 30
 		pod(current, 10, 24), // available at 34
 		pod(current, 10, 27), // available at 37
 		pod(current, 10),     // one sidecar is not ready
 		restarting,
+		resized,
 		pod(old, 1, 1),
 		{Revisions: map[string]string{"other": "other-1"}},
 	}
 	set := SetUpdate{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent"}, {Name: "proxy"}}, MinReadySeconds: 10}
 	summary, recheck := Summarize(set, pods, time.Unix(31, 0))
-	if diff := cmp.Diff(Summary{Target: current, Injected: 6, Updated: 5, Available: 1, Restarting: 1, PodRevisions: "set-1,set-2"}, summary); diff != "" {
+	if diff := cmp.Diff(Summary{Target: current, Injected: 7, Updated: 5, Available: 1, Restarting: 1, PodRevisions: "set-1,set-2"}, summary); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}
 	if recheck != 3*time.Second {
@@ -256,6 +289,29 @@ func TestAwaitsTurn(t *testing.T) {
 	called.RememberRest(at(AwaitingTurn, "50%"), "20%", false)
 	if called.RestsAt != "" {
 		t.Errorf("one that was called rests at %q", called.RestsAt)
+	}
+}
+
+func TestStayAtRest(t *testing.T) {
+	for name, test := range map[string]struct {
+		last       *Summary
+		awaitsTurn bool
+		want       Summary
+	}{
+		"where it was":                     {&Summary{Target: current, Phase: Partitioned, RestsAt: "50%"}, false, Summary{Phase: Partitioned, RestsAt: "50%"}},
+		"not when it was under way":        {&Summary{Target: current, Phase: UpdatingPods}, true, Summary{}},
+		"not with another revision":        {&Summary{Target: old, Phase: Partitioned, RestsAt: "50%"}, false, Summary{}},
+		"until it is called, if not known": {nil, true, Summary{Phase: AwaitingTurn}},
+		"not with pods that are not done":  {nil, false, Summary{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			summary := Summary{Target: current}
+			summary.StayAtRest(test.last, test.awaitsTurn)
+			test.want.Target = current
+			if diff := cmp.Diff(test.want, summary); diff != "" {
+				t.Errorf("rests (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

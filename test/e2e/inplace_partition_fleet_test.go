@@ -6,6 +6,7 @@ package e2e
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sidecarset/sidecarset/api/v1alpha1"
 	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
 
@@ -43,7 +45,39 @@ var _ = Describe("In-place updates: a partition in a fleet", func() {
 			shop.comesTo(ctx, name, 2, "web=nginx:1", "log-agent=busybox:2")
 		}
 	})
+
+	It("lets workloads go back in waves, when what is staged in all of them is taken back", func(ctx SpecContext) {
+		objects, names := fleet(size, 2)
+		shop.apply(ctx, objects...)
+		set := logAgent().AtATime("100%").Partition("50%")
+		shop.inject(ctx, set, names...)
+		first := shop.kubectl(ctx, "get", "sidecarset", "log-agent", "-o", "jsonpath={.status.currentRevision}")
+		shop.apply(ctx, set.Image("log-agent", "busybox:2").Obj())
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Progressing").Should(Equal("False/Partitioned"))
+		for _, name := range names {
+			Expect(shop.tally(ctx, name)).To(HaveKeyWithValue("web=nginx:1 log-agent=busybox:2", 1), name)
+		}
+
+		most := shop.watch(ctx, func(d *appsv1.Deployment) bool {
+			return strings.Contains(d.Annotations[v1alpha1.TargetRevisionsAnnotation], first) && runs(d, "busybox:2")
+		})
+		shop.apply(ctx, set.Image("log-agent", "busybox:1").AtATime("2").Obj())
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").WithTimeout(4 * timeout).Should(Equal("True/AllPodsUpdated"))
+		Expect(most()).To(And(BeNumerically(">", 0), BeNumerically("<=", 2)))
+		for _, name := range names {
+			shop.comesTo(ctx, name, 2, "web=nginx:1", "log-agent=busybox:1")
+		}
+	})
 })
+
+// runs is true of a Deployment with a pod in which a container runs an image, or did until it was stopped and nothing else was started.
+func runs(d *appsv1.Deployment, image string) bool {
+	var pods corev1.PodList
+	err := k8s.List(context.Background(), &pods, client.InNamespace(d.Namespace), client.MatchingLabels(d.Spec.Selector.MatchLabels))
+	return err == nil && slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool {
+		return slices.ContainsFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool { return status.Image == image })
+	})
+}
 
 // goingOn are the Deployments that have had pods with an image of a sidecar that their templates had not, in that order.
 type goingOn struct {

@@ -10,6 +10,8 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/sidecarset/sidecarset/hack/localcluster"
 )
 
 // The API server lets nobody take a request or a limit out of a running pod (validateContainerResize in pkg/apis/core/validation).
@@ -63,5 +65,26 @@ var _ = Describe("In-place updates of resources that can not be taken out of a p
 		}
 		Expect(shop.replicaSets(ctx, "web")).To(Equal(2))
 		Expect(agentsHave(ctx, "limits.memory")).To(ConsistOf("64Mi"), "of the pod that was updated")
+	})
+
+	It("are put right when the operator died over a change of them that was taken back before it returned", func(ctx SpecContext) {
+		set := logAgent().Memory("16Mi").MaxUnavailable("1")
+		shop.apply(ctx, burstable().Obj())
+		shop.inject(ctx, set, "web")
+		before := shop.runs(ctx, "web")
+		takeOperatorAway((*localcluster.Process).Kill)
+		dying, err := startMortal(ctx, shop.name, death{write: podResize, nth: 1, after: true}.fateOf)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(killMortal, dying)
+		shop.apply(ctx, logAgent().Memory("32Mi").MaxUnavailable("1").Obj())
+		Eventually(dying.done).Should(BeClosed())
+		Expect(agentsHave(ctx, "requests.memory")).To(ConsistOf("16Mi", "32Mi"))
+
+		shop.apply(ctx, set.Obj())
+		startOperator(ctx)
+		Eventually(func() []string { return agentsHave(ctx, "requests.memory") }).Should(ConsistOf("16Mi", "16Mi"))
+		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").Should(Equal("True/AllPodsUpdated"))
+		shop.expectRestarts(ctx, "web", before, 0)
+		Expect(shop.replicaSets(ctx, "web")).To(Equal(2))
 	})
 })
