@@ -137,8 +137,9 @@ func makeReady(ctx context.Context, pod *corev1.Pod) error {
 	return k8s.Status().Update(ctx, pod)
 }
 
-// watch looks at the Deployments until the spec ends, and returns the largest number of which something was true at the same time.
-func (n *namespace) watch(ctx context.Context, is func(*appsv1.Deployment) bool) (most func() int) {
+// watch looks at the Deployments until the spec ends, and returns the largest number of which something was true at the same time. before is what to look
+// at before each look at them.
+func (n *namespace) watch(ctx context.Context, is func(*appsv1.Deployment) bool, before ...func(context.Context)) (most func() int) {
 	ctx, stop := context.WithCancel(ctx)
 	largest, done := 0, make(chan struct{})
 	go func() {
@@ -146,6 +147,9 @@ func (n *namespace) watch(ctx context.Context, is func(*appsv1.Deployment) bool)
 		for ctx.Err() == nil {
 			var list appsv1.DeploymentList
 			count := 0
+			for _, look := range before {
+				look(ctx)
+			}
 			if k8s.List(ctx, &list, client.InNamespace(n.name)) == nil {
 				for i := range list.Items {
 					if is(&list.Items[i]) {

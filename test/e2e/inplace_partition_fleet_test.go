@@ -32,8 +32,8 @@ var _ = Describe("In-place updates: a partition in a fleet", func() {
 		Expect(shop.assigned(ctx, "log-agent")).To(HaveLen(size))
 
 		By("lowering it to 0")
-		under := &goingOn{image: "busybox:2"}
-		most := shop.watch(ctx, under.is)
+		under := &goingOn{namespace: shop, image: "busybox:2"}
+		most := shop.watch(ctx, under.is, under.look)
 		shop.apply(ctx, set.Partition("0").AtATime("2").Canary("tier", "canary").Obj())
 		Eventually(ctx, under.order).WithTimeout(2 * timeout).Should(haveAtLeast(3))
 		restartOperator(ctx, (*localcluster.Process).Kill)
@@ -79,28 +79,44 @@ func runs(d *appsv1.Deployment, image string) bool {
 	})
 }
 
-// goingOn are the Deployments that have had pods with an image of a sidecar that their templates had not, in that order.
+// goingOn are the Deployments that have had pods with an image of a sidecar that their templates had not, in that order. Pods are looked at before
+// templates: all that are going on then are so at the same time.
 type goingOn struct {
+	*namespace
 	image string
+	had   map[string]bool
 	mutex sync.Mutex
 	names []string
 }
 
-// is true of a Deployment that has such pods now.
-func (g *goingOn) is(d *appsv1.Deployment) bool {
+// look looks at the pods.
+func (g *goingOn) look(ctx context.Context) {
+	g.had = map[string]bool{}
 	var pods corev1.PodList
-	err := k8s.List(context.Background(), &pods, client.InNamespace(d.Namespace), client.MatchingLabels(d.Spec.Selector.MatchLabels))
-	isNew := func(container corev1.Container) bool { return container.Image == g.image }
-	if err != nil || slices.ContainsFunc(d.Spec.Template.Spec.Containers, isNew) {
+	if k8s.List(ctx, &pods, client.InNamespace(g.name)) != nil {
+		return
+	}
+	for i := range pods.Items {
+		name := pods.Items[i].Labels["app"]
+		g.had[name] = g.had[name] || g.isIn(&pods.Items[i].Spec)
+	}
+}
+
+// is true of a Deployment that had such pods, and whose template has not followed them.
+func (g *goingOn) is(d *appsv1.Deployment) bool {
+	if !g.had[d.Name] || g.isIn(&d.Spec.Template.Spec) {
 		return false
 	}
-	has := slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool { return slices.ContainsFunc(pod.Spec.Containers, isNew) })
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	if has && !slices.Contains(g.names, d.Name) {
+	if !slices.Contains(g.names, d.Name) {
 		g.names = append(g.names, d.Name)
 	}
-	return has
+	return true
+}
+
+func (g *goingOn) isIn(pod *corev1.PodSpec) bool {
+	return slices.ContainsFunc(pod.Containers, func(container corev1.Container) bool { return container.Image == g.image })
 }
 
 func (g *goingOn) order() []string {
