@@ -215,7 +215,7 @@ func (r *deploymentReconciler) report(observed *workloadObservation, outcome *ou
 		last := r.summaries.get(name, set.Key)
 		summary.RememberEnd(last, rolloutOf(observed.deployment), set.failure != nil)
 		summary.RememberRest(last, set.strategy.Partition.String(), set.awaitsTurn)
-		if set.stopped || set.outdated {
+		if set.Held {
 			summary.StayAtRest(last, set.awaitsTurn) // so that it goes back, or on, when it is its turn
 		}
 		summary.Problem = observed.problemOf(set, summary, outcome, r.now())

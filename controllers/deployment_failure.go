@@ -26,6 +26,11 @@ const outdatedInterval = time.Second
 func (r *deploymentReconciler) assess(observed *workloadObservation) {
 	now := r.now()
 	name := client.ObjectKeyFromObject(observed.deployment)
+	for i := range observed.pods {
+		if pod := &observed.pods[i]; r.unseen.has(name, pod.UID, now) {
+			pod.Resized = nil // what marks it is under way
+		}
+	}
 	r.sightings.date(name, observed.pods, r.failingSince(observed, now))
 	for i := range observed.assigned {
 		set := &observed.assigned[i]

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -70,7 +71,7 @@ func TestARevisionIsHeldByWhatIsKnownOfIt(t *testing.T) {
 		"pods failed, and this was seen now": {judged: true, degraded: v1alpha1.ReasonPodsFailing, seen: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &deploymentReconciler{summaries: newSummaries(func(string, []string) {}), sightings: newSightings(), turns: newTurns(nil), now: func() time.Time { return now }}
+			r := &deploymentReconciler{summaries: newSummaries(func(string, []string) {}), sightings: newSightings(), unseen: newUnseen(), turns: newTurns(nil), now: func() time.Time { return now }}
 			observed := unseenWorkload(2, false)
 			if test.seen {
 				r.summaries.put(types.NamespacedName{}, map[string]rollout.Summary{"agent": {}})
@@ -84,19 +85,20 @@ func TestARevisionIsHeldByWhatIsKnownOfIt(t *testing.T) {
 	}
 }
 
-// A workload at rest goes back in the wave when the revision fails elsewhere, also when something happens in it meanwhile.
-func TestAWorkloadAtRestStaysSoWhenItsRevisionFails(t *testing.T) {
+// A workload at rest goes back, or on, in the wave, also when something happens in it meanwhile: when the revision failed elsewhere, or the set was paused or has
+// a new spec.
+func TestAWorkloadAtRestStaysSoWhileItsSetIsHeld(t *testing.T) {
 	for name, test := range map[string]struct {
-		last    rollout.Summary
-		stopped bool
-		phase   rollout.Phase
+		last  rollout.Summary
+		held  bool
+		phase rollout.Phase
 	}{
 		"at its partition":        {rollout.Summary{Phase: rollout.Partitioned, RestsAt: "50%"}, true, rollout.Partitioned},
 		"all of it is withheld":   {rollout.Summary{Phase: rollout.Withheld}, true, rollout.Withheld},
 		"before its turn":         {rollout.Summary{Phase: rollout.AwaitingTurn, RestsAt: "50%"}, true, rollout.AwaitingTurn},
 		"in the middle of change": {rollout.Summary{Phase: rollout.UpdatingPods}, true, ""},
 		"with another revision":   {rollout.Summary{Phase: rollout.Partitioned, Target: "agent-1"}, true, ""},
-		"nothing failed":          {rollout.Summary{Phase: rollout.Partitioned}, false, ""},
+		"it is not":               {rollout.Summary{Phase: rollout.Partitioned}, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Unix(10000, 0)
@@ -106,7 +108,7 @@ func TestAWorkloadAtRestStaysSoWhenItsRevisionFails(t *testing.T) {
 			}
 			r.summaries.put(types.NamespacedName{}, map[string]rollout.Summary{"agent": test.last})
 			observed := unseenWorkload(2, false)
-			observed.assigned[0].stopped, observed.assigned[0].summary.Target = test.stopped, "agent-2"
+			observed.assigned[0].Held, observed.assigned[0].summary.Target = test.held, "agent-2"
 			r.report(observed, newOutcome(nil))
 			if got := r.summaries.get(types.NamespacedName{}, "agent"); got.Phase != test.phase || test.phase != "" && got.RestsAt != test.last.RestsAt {
 				t.Errorf("%+v", got)
@@ -118,7 +120,7 @@ func TestAWorkloadAtRestStaysSoWhenItsRevisionFails(t *testing.T) {
 func TestAFailureIsKnownAfterARestart(t *testing.T) {
 	now := time.Unix(10000, 0)
 	for degraded, fails := range map[string]bool{v1alpha1.ReasonPodsFailing: true, "": false} {
-		r := &deploymentReconciler{summaries: newSummaries(func(string, []string) {}), sightings: newSightings(), turns: newTurns(nil), now: func() time.Time { return now }}
+		r := &deploymentReconciler{summaries: newSummaries(func(string, []string) {}), sightings: newSightings(), unseen: newUnseen(), turns: newTurns(nil), now: func() time.Time { return now }}
 		observed := unseenWorkload(2, false)
 		set := &observed.assigned[0]
 		set.degraded, set.Content = degraded, &injection.Content{Containers: []v1alpha1.SidecarContainer{{Container: corev1.Container{Name: "agent", Image: "agent:2"}}}}
@@ -128,6 +130,32 @@ func TestAFailureIsKnownAfterARestart(t *testing.T) {
 		}}
 		if r.assess(observed); (set.failure != nil) != fails {
 			t.Errorf("the set is degraded for %q, and this pod: %+v", degraded, set.failure)
+		}
+	}
+}
+
+// Between the two patches of an update, the cache may show that a pod was resized. It is counted to what it is marked with until that update is known to
+// have come to nothing.
+func TestAnUpdateUnderWayIsNotTakenForOneThatCameToNothing(t *testing.T) {
+	now := time.Unix(10000, 0)
+	for seconds, want := range map[time.Duration]int32{seenWithin - time.Second: 1, seenWithin: 0} {
+		r := &deploymentReconciler{
+			summaries: newSummaries(func(string, []string) {}), sightings: newSightings(), unseen: newUnseen(), turns: newTurns(nil),
+			now: func() time.Time { return now.Add(seconds) },
+		}
+		r.unseen.remember(types.NamespacedName{}, "1", rollout.InPlaceUpdate{}, now)
+		observed := unseenWorkload(2, false)
+		requests := func(quantity string) corev1.ResourceRequirements {
+			return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(quantity)}}
+		}
+		set := &observed.assigned[0]
+		set.Content = &injection.Content{Containers: []v1alpha1.SidecarContainer{{Container: corev1.Container{Name: "agent", Image: "agent:2", Resources: requests("10m")}}}}
+		observed.pods = []rollout.Pod{{
+			UID: "1", Revisions: map[string]string{"agent": "agent-2"}, Resized: []string{"agent"},
+			Containers: map[string]rollout.Container{"agent": {Image: "agent:2", Resources: requests("20m")}},
+		}}
+		if r.assess(observed); set.summary.Updated != want {
+			t.Errorf("after %v, %d pods are updated, want %d", seconds, set.summary.Updated, want)
 		}
 	}
 }

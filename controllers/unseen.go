@@ -52,6 +52,13 @@ func (u *unseen) wait(workload types.NamespacedName, pods []rollout.Pod, now tim
 	return wait
 }
 
+// has is true of a pod whose update is remembered: the cache may show half of it.
+func (u *unseen) has(workload types.NamespacedName, pod types.UID, now time.Time) bool {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	return now.Before(u.byWorkload[workload][pod].until)
+}
+
 func (u *unseen) remember(workload types.NamespacedName, pod types.UID, record rollout.InPlaceUpdate, now time.Time) {
 	u.mutex.Lock()
 	defer u.mutex.Unlock()

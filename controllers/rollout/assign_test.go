@@ -192,12 +192,20 @@ func TestAssignCallsWorkloads(t *testing.T) {
 	behind := makeWorkload("behind").selected().assigned(old).at(old, 3, 3, 3)
 	failed := makeWorkload("failed").selected().assigned(current).at(old, 3, 1, 0).in(UpdatingPods).with(&Problem{v1alpha1.ReasonCrashLoop, "it crashes"})
 	two := func(set *Set) { set.MaxConcurrentWorkloads = atMost("2") }
+	rests := func(name string) Workload { // at a partition that the set had
+		workload := lowered(makeWorkload(name).selected().assigned(current))
+		workload.Summary.RestsAt = "50%"
+		return workload
+	}
 	for _, test := range []struct {
 		name      string
 		set       func(*Set)
 		workloads []Workload
 		want      string
 	}{
+		{"those at rest go on to another revision in waves, also with another partition", func(set *Set) { set.UpdateRevision = "set-3" }, []Workload{rests("a"), rests("b"), rests("c")}, "a=set-3"},
+		{"and go back so", func(set *Set) { set.UpdateRevision, set.Status.CurrentRevision = old, old }, []Workload{rests("a"), rests("b"), rests("c")}, "a=set-1"},
+		{"also when it failed", func(set *Set) { rolledBackTo(set, old) }, []Workload{rests("a"), rests("b"), rests("c")}, "a=set-1"},
 		{"as many as there are places", two, []Workload{waiting("a"), waiting("b"), waiting("c"), partitioned}, "a b"},
 		{"one that is busy takes a place", two, []Workload{waiting("a"), waiting("b"), busy}, "a"},
 		{"one that was called takes it until it has gone on", nil, []Workload{waiting("a"), called(waiting("b"))}, "b"},

@@ -76,6 +76,11 @@ func (p *PodPatch) Images() map[string]string {
 	return images
 }
 
+// isRepair is true of a patch that only gives a pod the resources of the revisions that it has: no pod that is short of a budget waits for that.
+func (p *PodPatch) isRepair() bool {
+	return !slices.ContainsFunc(p.Sets, func(set SetUpdate) bool { return !set.hasRevision(&p.Pod) })
+}
+
 // Revisions are the pod's marks after a patch.
 func (p *PodPatch) Revisions() map[string]string {
 	revisions := maps.Clone(p.Pod.Revisions)
@@ -161,11 +166,11 @@ func NextPods(update PodUpdate) PodStep {
 			step.Recheck = soonest(step.Recheck, wait)
 			continue
 		}
-		patch := PodPatch{Pod: *pod, Unavailable: !available, Sets: update.claim(allowed, left)}
+		patch := PodPatch{Pod: *pod, Unavailable: !available, Sets: update.claim(pod, allowed, left)}
 		if !pulls.admits(&patch) {
 			continue
 		}
-		if !budget.take(available, pod.isReady(update.Now)) {
+		if !patch.isRepair() && !budget.take(available, pod.isReady(update.Now)) {
 			step.BlockedByDisruptionBudget = budget.noDisruption && (budget.unavailable > 0 || !available)
 			step.Recheck = soonest(step.Recheck, budget.recheck)
 			continue
@@ -287,7 +292,7 @@ func (u *PodUpdate) quota(set *SetUpdate) int32 {
 func (u *PodUpdate) beyondPartition(set *SetUpdate) int32 {
 	quota := u.Desired - Partition(set.Partition, u.Desired)
 	for i := range u.Pods {
-		if set.isCurrent(&u.Pods[i]) {
+		if set.hasRevision(&u.Pods[i]) {
 			quota--
 		}
 	}
@@ -302,18 +307,18 @@ func (u *PodUpdate) behind(pod *Pod, left []int32) (count int, allowed []int) {
 			continue
 		}
 		count++
-		if left[i] > 0 || (set.Kept != nil && set.Kept.isLacked(pod, u.Now)) {
+		if left[i] > 0 || set.hasRevision(pod) || (set.Kept != nil && set.Kept.isLacked(pod, u.Now)) {
 			allowed = append(allowed, i)
 		}
 	}
 	return count, allowed
 }
 
-// claim takes a place in the quota of each of these sets, for a pod that is their next one, and returns them. A pod that is to go back with some
-// of them does so first, and alone: what the API server refuses then is that.
-func (u *PodUpdate) claim(allowed []int, left []int32) (sets []SetUpdate) {
+// claim takes a place in the quota of each of these sets, for a pod that is their next one and has not taken it yet, and returns them. A pod that is
+// to go back with some of them does so first, and alone: what the API server refuses then is that.
+func (u *PodUpdate) claim(pod *Pod, allowed []int, left []int32) (sets []SetUpdate) {
 	for _, i := range allowed {
-		if left[i] <= 0 {
+		if left[i] <= 0 && !u.Sets[i].hasRevision(pod) {
 			sets = append(sets, *u.Sets[i].Kept)
 		}
 	}
@@ -321,7 +326,9 @@ func (u *PodUpdate) claim(allowed []int, left []int32) (sets []SetUpdate) {
 		return sets
 	}
 	for _, i := range allowed {
-		left[i]--
+		if !u.Sets[i].hasRevision(pod) {
+			left[i]--
+		}
 		sets = append(sets, u.Sets[i])
 	}
 	return sets

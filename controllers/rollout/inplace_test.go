@@ -55,6 +55,19 @@ func updated(pod Pod) Pod {
 	return pod
 }
 
+// resized has resources in pod i that an update left which came to nothing.
+func (u *PodUpdate) resized(i int) {
+	pod := &u.Pods[i]
+	agent := pod.Containers["agent"]
+	agent.Resources = cpu("20m")
+	pod.Containers["agent"], pod.Resized = agent, []string{"set"}
+	u.Sets[0].Sidecars[0].Resources = cpu("10m")
+}
+
+func cpu(quantity string) corev1.ResourceRequirements {
+	return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(quantity)}}
+}
+
 func allows(allowed, healthy, expected int32) []DisruptionBudget {
 	return []DisruptionBudget{{Allowed: allowed, Healthy: healthy, Expected: expected}}
 }
@@ -87,7 +100,20 @@ func TestNextPods(t *testing.T) {
 		{name: "a partition that was raised takes nothing back", update: makeUpdate(makePod("a", current), makePod("b", current)), change: func(u *PodUpdate) { u.Sets[0].Partition = number(2) }, want: "", state: "partitioned"},
 		{name: "all are done", update: makeUpdate(makePod("a", current), makePod("b", current)), state: "done"},
 		{name: "a mark without the image is not enough", update: makeUpdate(makePod("a", old)), change: func(u *PodUpdate) { u.Pods[0].Revisions["set"] = current }, want: "a"},
-		{name: "a mark without the resources is not enough", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) { u.Pods[0].Resized = []string{"set"} }, want: "a"},
+		{name: "a mark without the resources is not enough", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) { u.resized(0) }, want: "a"},
+		{name: "nor does a partition, or a budget, keep the resources of what a pod has from it", update: makeUpdate(makePod("a", current), makePod("b", old)), change: func(u *PodUpdate) {
+			u.resized(0)
+			u.Sets[0].Partition, u.DisruptionBudgets = number(1), allows(0, 2, 2)
+		}, want: "a"},
+		{name: "a pod without the resources keeps its place in the partition", update: makeUpdate(makePod("a", current), makePod("b", old), created(makePod("c", old), time.Minute)), change: func(u *PodUpdate) {
+			u.resized(0)
+			u.Sets[0].Partition = number(2)
+		}, want: "a"},
+		{name: "resources that an update left and somebody put right", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) {
+			u.resized(0)
+			u.Sets[0].Sidecars[0].Resources = u.Pods[0].Containers["agent"].Resources
+		}, state: "done"},
+
 		{name: "a sidecar that is not available is not done", update: makeUpdate(makePod("a", current)), change: func(u *PodUpdate) {
 			u.Pods[0].Containers["agent"] = Container{Image: current}
 		}},
@@ -241,8 +267,11 @@ func unstarted(pod Pod) Pod {
 // What a partition keeps is the old revision, and not one that failed. Pods that work stay as they are.
 func TestPodsThatFailedGoBackToWhatAPartitionKeeps(t *testing.T) {
 	const broken = "set-1.5"
-	kept := SetUpdate{Key: "set", Revision: old, OfFailed: true, Sidecars: []corev1.Container{{Name: "agent", Image: old}}}
+	kept := SetUpdate{Key: "set", Revision: old, OfFailed: true, Sidecars: []corev1.Container{{Name: "agent", Image: old, Resources: cpu("10m")}}}
 	partition := intstr.FromInt32(2)
+	resized := makePod("c", old)
+	resized.Resized = []string{"set"}
+	resized.Containers["agent"] = Container{Image: old, Resources: cpu("20m"), RunningSince: noon.Add(-time.Hour), AvailableSince: noon.Add(-time.Hour)}
 	for name, test := range map[string]struct {
 		pods    []Pod
 		set     func(*SetUpdate)
@@ -252,6 +281,10 @@ func TestPodsThatFailedGoBackToWhatAPartitionKeeps(t *testing.T) {
 		"one gets the correction, the others go back": {
 			pods: []Pod{makePod("a", old), unstarted(makePod("b", broken)), unstarted(makePod("c", broken))},
 			want: map[string]string{"b": current, "c": old},
+		},
+		"one that an update left with other resources than those of what is kept": {
+			pods: []Pod{makePod("a", old), makePod("b", current), resized},
+			want: map[string]string{"c": old},
 		},
 		"one that works stays": {
 			pods: []Pod{makePod("a", old), makePod("b", current), makePod("c", broken)},

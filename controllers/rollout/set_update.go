@@ -90,7 +90,7 @@ const provesItself = 5 * time.Second
 
 // isLacked is true when a pod is to be brought to the set's revision, unless a partition keeps it.
 func (s *SetUpdate) isLacked(pod *Pod, now time.Time) bool {
-	if !s.OfFailed || s.isCurrent(pod) {
+	if !s.OfFailed || s.hasRevision(pod) {
 		return !s.isCurrent(pod)
 	}
 	failure, _ := s.failureOfAnother(pod, now)
@@ -121,13 +121,21 @@ func (s *SetUpdate) IsBehind(pods []Pod, now time.Time) bool {
 	return slices.ContainsFunc(pods, func(pod Pod) bool { return s.isLacked(&pod, now) })
 }
 
-// isCurrent is true when a pod says that it is at the set's revision, and its images are the revision's. Its resources are not looked
-// at, because something like a vertical autoscaler may own them, but for those that an update left which came to nothing.
-func (s *SetUpdate) isCurrent(pod *Pod) bool {
-	if pod.Revisions[s.Key] != s.Revision || slices.Contains(pod.Resized, s.Key) {
+// hasRevision is true when a pod says that it is at the set's revision, and its images are the revision's.
+func (s *SetUpdate) hasRevision(pod *Pod) bool {
+	if pod.Revisions[s.Key] != s.Revision {
 		return false
 	}
 	return !slices.ContainsFunc(s.Sidecars, func(sidecar corev1.Container) bool { return pod.Containers[sidecar.Name].Image != sidecar.Image })
+}
+
+// isCurrent is true of a pod that has the set's revision. Its resources are not looked at, because something like a vertical autoscaler may own
+// them, but for those that an update left which came to nothing.
+func (s *SetUpdate) isCurrent(pod *Pod) bool { return s.hasRevision(pod) && !s.isResized(pod) }
+
+// isResized is true of a pod with other resources than the set's, which an update left that came to nothing.
+func (s *SetUpdate) isResized(pod *Pod) bool {
+	return slices.Contains(pod.Resized, s.Key) && len(s.resources(pod)) > 0
 }
 
 // availableAfter is for how long a sidecar has to run and be ready to be available.

@@ -168,6 +168,8 @@ func (t *tally) addProgress(set Set, workload *Workload, summary Summary) {
 	switch {
 	case workload.hasSettled(set.UpdateRevision, set.Status.CurrentRevision):
 		t.settled++
+	case workload.Slip != set.UpdateRevision && summary.Phase.Rests():
+		t.queued++
 	case workload.isAtPartition(&set):
 		t.partitioned++
 	case summary.Phase == Withheld:

@@ -61,6 +61,8 @@ func TestStatus(t *testing.T) {
 	waiting := &Problem{v1alpha1.ReasonWorkloadPaused, "its owner paused it"}
 	settled := makeWorkload("web").selected().assigned(current).at(current, 3, 3, 3)
 	queued := makeWorkload("web").selected().assigned(old).at(old, 3, 3, 3)
+	staged := makeWorkload("shop").selected().assigned(current).at(old, 3, 1, 1).in(Partitioned)
+	staged.Summary.RestsAt = "50%"
 	failed := makeWorkload("cart").selected().assigned(current).at(old, 3, 1, 0).with(&Problem{v1alpha1.ReasonCrashLoop, "it crashes"})
 	afterFailure := func(set *Set) {
 		set.Status.CurrentRevision = old
@@ -183,6 +185,13 @@ func TestStatus(t *testing.T) {
 		set:       func(set *Set) { set.Status.CurrentRevision = old },
 		workloads: []Workload{makeWorkload("canary").selected().canary().assigned(current).at(old, 3, 1, 1).in(UpdatingPods), queued},
 		want:      "workloads 0/2 pods 6 injected 6 updated 1 available 1 unavailable 0 | Ready=False/WaitingForCanary: The canaries go first: 1 of 1 left; 0 of 2 up to date. | Progressing=True/WaitingForCanary: The canaries go first: 1 of 1 left; 0 of 2 up to date. | Degraded=False/AsExpected: No workload has a problem.",
+	}, {
+		name: "what was staged is taken back in waves",
+		set: func(set *Set) {
+			set.UpdateRevision, set.Status.CurrentRevision, set.Partitioned, set.Partition = old, old, true, "50%"
+		},
+		workloads: []Workload{queued, staged},
+		want:      "workloads 1/2 pods 6 injected 6 updated 3 available 3 unavailable 0 | Ready=False/RollingWorkloads: Rolling out in 0 workloads, 1 waiting for their turn; 1 of 2 up to date. | Progressing=True/RollingWorkloads: Rolling out in 0 workloads, 1 waiting for their turn; 1 of 2 up to date. | Degraded=False/AsExpected: No workload has a problem.",
 	}, {
 		name:      "promoting, with others in the queue",
 		set:       func(set *Set) { set.Status.CurrentRevision = old },

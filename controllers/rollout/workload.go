@@ -165,7 +165,7 @@ func Summarize(set SetUpdate, pods []Pod, now time.Time) (summary Summary, reche
 		}
 		revisions[revision] = true
 		summary.Injected++
-		if revision != set.Revision || slices.Contains(pods[i].Resized, set.Key) {
+		if revision != set.Revision || set.isResized(&pods[i]) {
 			continue
 		}
 		summary.Updated++
@@ -280,6 +280,8 @@ func (w *Workload) isBusy(set *Set) bool {
 		return w.Called
 	case w.isAtRest(set) || summary.Phase == Withheld:
 		return false
+	case summary.Phase == Partitioned && (w.Slip != set.UpdateRevision || set.failed()):
+		return false // It rests, at whatever partition, until it is its turn to have something else.
 	case summary.Problem == nil:
 		return true
 	case summary.Problem.Reason == v1alpha1.ReasonDisruptionBudget:

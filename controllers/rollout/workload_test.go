@@ -103,6 +103,7 @@ func TestSummarize(t *testing.T) {
 	restarting.Update = &InPlaceUpdate{Containers: map[string]StartedContainer{"agent": {ID: "x"}}}
 	resized := pod(current, 1, 1)
 	resized.Resized = []string{"set"}
+	resized.Containers["agent"] = Container{ID: "x", AvailableSince: time.Unix(1, 0), Resources: cpu("20m")}
 	pods := []Pod{
 		pod(current, 10, 20), // available at 30
 		pod(current, 10, 24), // available at 34
@@ -113,7 +114,7 @@ func TestSummarize(t *testing.T) {
 		pod(old, 1, 1),
 		{Revisions: map[string]string{"other": "other-1"}},
 	}
-	set := SetUpdate{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent"}, {Name: "proxy"}}, MinReadySeconds: 10}
+	set := SetUpdate{Key: "set", Revision: current, Sidecars: []corev1.Container{{Name: "agent", Resources: cpu("10m")}, {Name: "proxy"}}, MinReadySeconds: 10}
 	summary, recheck := Summarize(set, pods, time.Unix(31, 0))
 	if diff := cmp.Diff(Summary{Target: current, Injected: 7, Updated: 5, Available: 1, Restarting: 1, PodRevisions: "set-1,set-2"}, summary); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)

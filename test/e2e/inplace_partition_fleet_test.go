@@ -46,7 +46,7 @@ var _ = Describe("In-place updates: a partition in a fleet", func() {
 		}
 	})
 
-	It("lets workloads go back in waves, when what is staged in all of them is taken back", func(ctx SpecContext) {
+	DescribeTable("lets workloads go back in waves, when what is staged in all of them is taken back:", func(ctx SpecContext, partition string, paused bool) {
 		objects, names := fleet(size, 2)
 		shop.apply(ctx, objects...)
 		set := logAgent().AtATime("100%").Partition("50%")
@@ -61,13 +61,21 @@ var _ = Describe("In-place updates: a partition in a fleet", func() {
 		most := shop.watch(ctx, func(d *appsv1.Deployment) bool {
 			return strings.Contains(d.Annotations[v1alpha1.TargetRevisionsAnnotation], first) && runs(d, "busybox:2")
 		})
-		shop.apply(ctx, set.Image("log-agent", "busybox:1").AtATime("2").Obj())
+		if paused {
+			shop.apply(ctx, set.Paused(true).Obj())
+			Eventually(ctx, shop.condition).WithArguments("log-agent", "Progressing").Should(Equal("False/Paused"))
+		}
+		shop.apply(ctx, set.Image("log-agent", "busybox:1").AtATime("2").Partition(partition).Paused(false).Obj())
 		Eventually(ctx, shop.condition).WithArguments("log-agent", "Ready").WithTimeout(4 * timeout).Should(Equal("True/AllPodsUpdated"))
 		Expect(most()).To(And(BeNumerically(">", 0), BeNumerically("<=", 2)))
 		for _, name := range names {
 			shop.comesTo(ctx, name, 2, "web=nginx:1", "log-agent=busybox:1")
 		}
-	})
+	},
+		Entry("the image alone", "50%", false),
+		Entry("the partition with it", "0", false),
+		Entry("while the set is paused", "50%", true),
+	)
 })
 
 // runs is true of a Deployment with a pod in which a container runs an image, or did until it was stopped and nothing else was started.
