@@ -263,8 +263,8 @@ func (w *writer) deleteReplicaSet(ctx context.Context, rs *appsv1.ReplicaSet) er
 }
 
 // updatePod brings a pod to the revisions of a patch: resources first, then images together with the marks, so that a pod that says it has a
-// revision has all of it; what is left of one that comes to nothing in between is put right later (rollout.Pod.Resized). The patches fail when a container is not where it was, and when a pod that was unavailable, and so cost nothing, may be
-// available by now.
+// revision has all of it; what is left of an update that comes to nothing in between is put right later (rollout.Pod.Resized). The patches fail when
+// a container is not where it was, and when a pod that was unavailable, and so cost nothing, may be available by now.
 func (w *writer) updatePod(ctx context.Context, namespace string, patch *rollout.PodPatch, now time.Time) error {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: patch.Pod.Name, ResourceVersion: patch.Pod.Version}}
 	if resources := patch.Resources(); len(resources) > 0 {

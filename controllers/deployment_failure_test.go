@@ -9,7 +9,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -145,14 +144,11 @@ func TestAnUpdateUnderWayIsNotTakenForOneThatCameToNothing(t *testing.T) {
 		}
 		r.unseen.remember(types.NamespacedName{}, "1", rollout.InPlaceUpdate{}, now)
 		observed := unseenWorkload(2, false)
-		requests := func(quantity string) corev1.ResourceRequirements {
-			return corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(quantity)}}
-		}
 		set := &observed.assigned[0]
-		set.Content = &injection.Content{Containers: []v1alpha1.SidecarContainer{{Container: corev1.Container{Name: "agent", Image: "agent:2", Resources: requests("10m")}}}}
+		set.Content = &injection.Content{Containers: []v1alpha1.SidecarContainer{{Container: corev1.Container{Name: "agent", Image: "agent:2", Resources: cpu("10m")}}}}
 		observed.pods = []rollout.Pod{{
 			UID: "1", Revisions: map[string]string{"agent": "agent-2"}, Resized: []string{"agent"},
-			Containers: map[string]rollout.Container{"agent": {Image: "agent:2", Resources: requests("20m")}},
+			Containers: map[string]rollout.Container{"agent": {Image: "agent:2", Resources: cpu("20m")}},
 		}}
 		if r.assess(observed); set.summary.Updated != want {
 			t.Errorf("after %v, %d pods are updated, want %d", seconds, set.summary.Updated, want)

@@ -450,9 +450,15 @@ func (h *history) relaxBudgets(broken string) {
 // hasBroken is true of a Deployment with a pod that is counted over and over, or takes its part of a budget, because its sidecar can not run: a pause
 // may keep what puts it right from it.
 func (h *history) hasBroken(d *appsv1.Deployment) bool {
-	return slices.ContainsFunc(h.server.pods(), func(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(h.podsOf(d), func(pod *corev1.Pod) bool {
+		return slices.ContainsFunc(longRunning(pod), func(c *corev1.Container) bool { return isBroken(c.Image) })
+	})
+}
+
+func (h *history) podsOf(d *appsv1.Deployment) []*corev1.Pod {
+	return slices.DeleteFunc(h.server.pods(), func(pod *corev1.Pod) bool {
 		of := h.deploymentOf(pod)
-		return of != nil && of.UID == d.UID && slices.ContainsFunc(longRunning(pod), func(c *corev1.Container) bool { return isBroken(c.Image) })
+		return of == nil || of.UID != d.UID
 	})
 }
 

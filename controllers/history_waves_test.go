@@ -64,11 +64,9 @@ func (h *history) isThrough(d *appsv1.Deployment, name string) bool {
 	}
 	revision := slipOf(d)[name]
 	var updated, kept int32
-	for _, pod := range h.server.pods() {
-		if of := h.deploymentOf(pod); of == nil || of.UID != d.UID || !pod.DeletionTimestamp.IsZero() {
-			continue
-		}
+	for _, pod := range h.podsOf(d) {
 		switch {
+		case !pod.DeletionTimestamp.IsZero():
 		case injection.Revisions(pod.Annotations[v1alpha1.RevisionsAnnotation])[name] != revision:
 			kept++
 		case !h.kubelet.isAvailable(pod, 0) && revision != set.Status.CurrentRevision:
@@ -106,11 +104,7 @@ func (h *history) isTroubled(d *appsv1.Deployment) bool {
 			active++
 		}
 	}
-	isSick := func(pod *corev1.Pod) bool {
-		of := h.deploymentOf(pod)
-		return of != nil && of.UID == d.UID && h.kubelet.sick[pod.UID]
-	}
-	return active > 1 || h.hasBroken(d) || slices.ContainsFunc(h.server.pods(), isSick)
+	return active > 1 || h.hasBroken(d) || slices.ContainsFunc(h.podsOf(d), func(pod *corev1.Pod) bool { return h.kubelet.sick[pod.UID] })
 }
 
 // isWithheld is true of a change that does not go into running pods, and which a partition keeps from all of them therefore.

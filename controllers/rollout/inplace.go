@@ -76,9 +76,14 @@ func (p *PodPatch) Images() map[string]string {
 	return images
 }
 
-// isRepair is true of a patch that only gives a pod the resources of the revisions that it has: no pod that is short of a budget waits for that.
+// isRepair is true of a patch that only gives a pod the resources of the revisions that it has, and restarts nothing for that: it needs no budget.
 func (p *PodPatch) isRepair() bool {
-	return !slices.ContainsFunc(p.Sets, func(set SetUpdate) bool { return !set.hasRevision(&p.Pod) })
+	restarts := func(sidecar corev1.Container) bool {
+		return slices.ContainsFunc(sidecar.ResizePolicy, func(policy corev1.ContainerResizePolicy) bool { return policy.RestartPolicy == corev1.RestartContainer })
+	}
+	return !slices.ContainsFunc(p.Sets, func(set SetUpdate) bool {
+		return !set.hasRevision(&p.Pod) || slices.ContainsFunc(set.Sidecars, restarts)
+	})
 }
 
 // Revisions are the pod's marks after a patch.
@@ -210,7 +215,7 @@ func (s *PodStep) resting(update *PodUpdate) map[string]Phase {
 			return slices.ContainsFunc(patch.Sets, func(updated SetUpdate) bool { return updated.Key == set.Key })
 		})
 		isBehind := set.IsBehind(update.Pods, update.Now)
-		isKept := (KeepsPods(set.Partition) || set.AwaitsTurn) && isBehind && update.quota(set) == 0
+		isKept := (KeepsPods(set.Partition) || set.AwaitsTurn) && isBehind && !update.letsGo(set)
 		switch {
 		case s.settling[set.Key] || isUpdated || !s.partitioned && !isKept:
 		case set.AwaitsTurn && isBehind && update.beyondPartition(set) > 0:
@@ -376,5 +381,11 @@ func (u *PodUpdate) UntilHopeless() (wait time.Duration, hopeless bool) {
 
 // onlyPartitioned is true when no set has pods left that its partition would let go.
 func (u *PodUpdate) onlyPartitioned() bool {
-	return !slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return set.IsBehind(u.Pods, u.Now) && u.quota(&set) > 0 })
+	return !slices.ContainsFunc(u.Sets, func(set SetUpdate) bool { return u.letsGo(&set) })
+}
+
+// letsGo is true when a set's partition lets some pod have what it lacks.
+func (u *PodUpdate) letsGo(set *SetUpdate) bool {
+	isLeft := u.quota(set) > 0
+	return slices.ContainsFunc(u.Pods, func(pod Pod) bool { return set.isLacked(&pod, u.Now) && (isLeft || set.hasRevision(&pod)) })
 }

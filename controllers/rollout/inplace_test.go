@@ -105,6 +105,11 @@ func TestNextPods(t *testing.T) {
 			u.resized(0)
 			u.Sets[0].Partition, u.DisruptionBudgets = number(1), allows(0, 2, 2)
 		}, want: "a"},
+		{name: "unless the sidecar restarts for them", update: makeUpdate(makePod("a", current), makePod("b", current)), change: func(u *PodUpdate) {
+			u.resized(0)
+			u.Sets[0].Sidecars[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.RestartContainer}}
+			u.DisruptionBudgets = allows(0, 2, 2)
+		}, state: "disruption budget"},
 		{name: "a pod without the resources keeps its place in the partition", update: makeUpdate(makePod("a", current), makePod("b", old), created(makePod("c", old), time.Minute)), change: func(u *PodUpdate) {
 			u.resized(0)
 			u.Sets[0].Partition = number(2)
